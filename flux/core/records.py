@@ -1,0 +1,242 @@
+"""What has happened: the journal's vocabulary. Past participles; a record never changes (I1).
+
+Texts in `result`, `input`, `payload` and the values of `changes` are encoded values; the core never looks into them.
+The path of a compensation is its step's path and `!undo`: it starts, fails, is retried and lost like any step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from .commands import Changes, CutCause
+from .failure import Failure
+from .value import Value
+
+UnwindCause: TypeAlias = Literal["failed", "cancelled", "deadline"]
+
+
+class Record(Value):
+    """The base of all records."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunCreated(Record):
+    """Always the first record: what the run is, and what it was given."""
+
+    workflow: str
+    version: str
+    shape: str
+    input: str
+    data: Changes
+    deadline_at: int | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepStarted(Record):
+    """An attempt is about to be dispatched: from here on it may have been called (D7)."""
+
+    path: str
+    attempt: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepCompleted(Record):
+    """The attempt returned; its result and its changes to the data are part of the run from here on (S3.3)."""
+
+    path: str
+    attempt: int
+    result: str
+    changes: Changes | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepSuspended(Record):
+    """The attempt returned `flux.wait(...)`: the step now waits for a signal (S7.1)."""
+
+    path: str
+    attempt: int
+    signal: str
+    expires_at: int | None = None
+    default: str | None = None
+    changes: Changes | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class AttemptFailed(Record):
+    """The attempt raised or timed out, and another follows at `retry_at` (S4.3)."""
+
+    path: str
+    attempt: int
+    failure: Failure
+    retry_at: int
+    doubt: bool = False
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class AttemptLost(Record):
+    """The attempt's owner is gone; another follows at `retry_at`, or none (None) (S3.7)."""
+
+    path: str
+    attempt: int
+    retry_at: int | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class AttemptCut(Record):
+    """The attempt was stopped from outside before it had an outcome: it is in doubt (D8). After a shutdown another follows."""
+
+    path: str
+    attempt: int
+    cause: CutCause
+    retry_at: int | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class AttemptReleased(Record):
+    """The attempt was never dispatched; it does not count (D7)."""
+
+    path: str
+    attempt: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepFailed(Record):
+    """The step failed for good. `attempt` is 0 when it never had one (a condition that raised, a wait that expired)."""
+
+    path: str
+    attempt: int
+    failure: Failure
+    doubt: bool = False
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepSkipped(Record):
+    """The step's `when` said no; it is skipped for ever (S6.1)."""
+
+    path: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class WaitStarted(Record):
+    """A wait was reached (S7.1)."""
+
+    path: str
+    signal: str
+    expires_at: int | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class SignalReceived(Record):
+    """Posting `seq` was delivered to this wait, whose result is its payload (I23)."""
+
+    path: str
+    seq: int
+    payload: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class WaitExpired(Record):
+    """The wait's time ran out: it ends with `result` (its default), or goes on in its `on_timeout` branch (None) (S7.5)."""
+
+    path: str
+    result: str | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class BranchEnded(Record):
+    """The last step inside this step has ended; `result` says nothing where the parts hold it (D23)."""
+
+    path: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class SleepStarted(Record):
+    """A sleep was reached; its due time is computed once (S8.1)."""
+
+    path: str
+    until: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class SleepEnded(Record):
+    """The sleep's due time has passed."""
+
+    path: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class CancelRequested(Record):
+    """Posting `seq` asked to cancel the run (S11.1)."""
+
+    seq: int
+    reason: str
+    compensate: bool
+    interrupt: bool
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class UnwindStarted(Record):
+    """The run is on its way down; what is to be undone follows from the journal (S10)."""
+
+    cause: UnwindCause
+    failure: Failure
+    compensate: bool = True
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunCompleted(Record):
+    """Every step has ended: the run is completed."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunFailed(Record):
+    """Everything that could be undone is; the run is failed. The reason stands in `UnwindStarted`."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunCancelled(Record):
+    """Everything is undone; the run is cancelled."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunBlocked(Record):
+    """The run is parked until it is moved on; `reason` is a class name of `flux.errors`, `path` the step it stands at."""
+
+    reason: str
+    message: str
+    path: str = ""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunUnblocked(Record):
+    """The run goes on where it was parked."""
+
+
+RECORDS: tuple[type[Record], ...] = (
+    RunCreated,
+    StepStarted,
+    StepCompleted,
+    StepSuspended,
+    AttemptFailed,
+    AttemptLost,
+    AttemptCut,
+    AttemptReleased,
+    StepFailed,
+    StepSkipped,
+    WaitStarted,
+    SignalReceived,
+    WaitExpired,
+    BranchEnded,
+    SleepStarted,
+    SleepEnded,
+    CancelRequested,
+    UnwindStarted,
+    RunCompleted,
+    RunFailed,
+    RunCancelled,
+    RunBlocked,
+    RunUnblocked,
+)

@@ -1,0 +1,142 @@
+"""The runs behind the golden journals: between them they write every kind of record.
+
+    python -m tests.core.stories
+
+writes those journals that are missing in `tests/core/golden/`, and never touches one that is there: a golden journal stands for
+what a released flux has written, and every later one must fold it to the same state (D20). To add one, add a story and run
+the command; a new format gets new stories.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flux.core.plan import Defaults
+from flux.core.retry import SECOND, Retry
+from flux.core.state import RunState
+from flux.core.workflow import Body, Definition
+from flux.journal import FORMAT, pack_failure
+
+from .world import T0, Answer, Case, Does, Mail, World, commit, handler, sleep, step, wait
+
+GOLDEN = Path(__file__).parent / "golden"
+FIXED = Retry("fixed", initial=2.0, jitter=False)
+ONCE = Defaults(retries=0, retry=FIXED, crash_limit=2)
+
+STORIES: dict[str, Case] = {
+    "retry_sleep_signal": Case(
+        Definition(
+            "order",
+            version="2",
+            body=Body(
+                (
+                    step("fetch", retries=2),
+                    step("skipped", when=Answer(False)),
+                    sleep("nap", duration=3 * SECOND),
+                    sleep("until", until=T0 + 4 * SECOND),
+                    wait("approval", timeout=60 * SECOND),
+                    step("ask"),
+                    commit("ship"),
+                )
+            ),
+        ),
+        {
+            "fetch": (Does("raises", 1), Does("overruns", 1), Does(changes={"k": '"ü\\u0000"', "gone": "1"})),
+            "ask": (Does("waits", signal="answer", timeout=9 * SECOND, default="[]", changes={"gone": None}),),
+        },
+        (Mail(2, "answer"), Mail(20, "approval"), Mail(21, "nobody")),
+        defaults=ONCE,
+    ),
+    "timeouts": Case(
+        Definition(
+            "timeouts",
+            body=Body(
+                (
+                    wait("one", timeout=SECOND, default_text='{"by":"default"}'),
+                    wait("two", timeout=SECOND, on_timeout=Body((step("x"), wait("three", timeout=SECOND, default_text="null")))),
+                    wait("four", timeout=SECOND, on_timeout=Body((step("on_timeout"),), single=True)),
+                    wait("five", timeout=SECOND),
+                )
+            ),
+        ),
+        defaults=ONCE,
+    ),
+    "cancel_with_compensation": Case(
+        Definition(
+            "cancel", body=Body((step("a", compensate=handler), step("b", compensate=handler), step("c", compensate=handler), step("d")))
+        ),
+        {"b!undo": (Does("raises"),), "c": (Does(took=9),)},
+        (Mail(4), Mail(5, interrupt=True)),
+        eager=True,
+        defaults=ONCE,
+    ),
+    "crashes": Case(
+        Definition("crashes", body=Body((step("a"), step("b"), step("c", on_unknown="fail", compensate=handler)))),
+        faults={0: "after", 2: "after", 5: "release", 9: "after"},
+        defaults=ONCE,
+    ),
+    "deadline_blocked_undo": Case(
+        Definition(
+            "deadline",
+            body=Body((step("a", compensate=handler), step("b", compensate=handler, compensate_retries=1), wait("never"))),
+            deadline=5 * SECOND,
+            on_compensation_failure="block",
+        ),
+        {"b!undo": (Does("raises"), Does("gives up"))},
+        defaults=ONCE,
+    ),
+    "cancelled_at_rest": Case(
+        Definition("rest", body=Body((step("a", compensate=handler), wait("go")))), mail=(Mail(3, compensate=False),), defaults=ONCE
+    ),
+    "still_waiting": Case(
+        Definition("waiting", body=Body((step("a", retries=1), wait("go", timeout=None), step("b")))),
+        {"a": (Does("raises", delay=0), Does())},
+        (Mail(1, "other"),),
+        defaults=ONCE,
+    ),
+    "parked": Case(Definition("parked", body=Body((step("a"), step("b"), step("c")))), faults={0: "block"}, unblocks=0, defaults=ONCE),
+}
+
+
+def summary(state: RunState) -> dict[str, Any]:
+    """What a fold says, as JSON."""
+    steps = {
+        path: [st.status, st.attempt, st.raised, st.lost, st.doubt, st.result, pack_failure(st.failure), st.due_at]
+        for path, st in state.steps.items()
+    }
+    unwinding, blocked = state.unwinding, state.blocked
+    return {
+        "status": state.status,
+        "workflow": [state.workflow, state.version, state.shape],
+        "input": state.input,
+        "data": state.data,
+        "steps": steps,
+        "waiting_for": state.waiting_for,
+        "wake_at": state.wake_at,
+        "unwinding": None if unwinding is None else [unwinding.cause, pack_failure(unwinding.failure), unwinding.compensate],
+        "undo": [state.undo, state.undo_at],
+        "blocked": None if blocked is None else [blocked.reason, blocked.message, blocked.path],
+        "cancel": None if state.cancel is None else [state.cancel.reason, state.cancel.compensate, state.cancel.interrupt],
+        "times": [state.created_at, state.updated_at, state.ended_at, state.deadline_at],
+    }
+
+
+def write_missing() -> list[Path]:
+    """Write the journals of stories that have none; returns their files."""
+    written: list[Path] = []
+    for name, case in STORIES.items():
+        path = GOLDEN / f"{name}.json"
+        if path.exists():
+            continue
+        world = World(case).run()
+        golden = {"format": FORMAT, "rows": world.store.rows, "state": summary(world.state)}
+        path.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
+        written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    for written_path in write_missing():
+        print(f"written: {written_path.name}")
