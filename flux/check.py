@@ -1,0 +1,341 @@
+"""Everything that can be wrong with a definition, found when it is built or registered (S1.4, S10.6).
+
+Every refusal is an InvalidWorkflow that names the workflow and the step: `workflow 'order', step 'pay': ...`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import math
+import re
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, TypeGuard, cast, get_args, get_origin
+
+from .core.retry import Retry
+from .core.workflow import MISSING, Body, CompensateWhen, Definition, Kind, OnCompensationFailure, OnUnknown, Step
+from .errors import InvalidWorkflow
+from .labels import cut, function_name, shown, type_name
+from .names import check_name
+
+LONGEST_PATH = 1_000  # characters (D24)
+
+_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
+
+
+def check_definition(definition: Definition) -> None:
+    """A definition that is to be registered: it must be able to run as it stands. Raises InvalidWorkflow."""
+    check_header(definition)
+    owner = owner_of(definition)
+    if not definition.body.steps:
+        raise InvalidWorkflow(f"{owner}: it has no steps; add one with .step(name, handler)")
+    _check_body(definition.body, owner, "")
+    _check_payload_types(definition.body, owner)
+
+
+def owner_of(definition: Definition) -> str:
+    """What errors call the workflow."""
+    return f"workflow {definition.name!r}"
+
+
+def check_header(definition: Definition) -> None:
+    """All of a definition but its steps. Raises InvalidWorkflow."""
+    check_name(definition.name, "the name of a workflow")
+    owner = owner_of(definition)
+    if not _is_version(definition.version):
+        raise InvalidWorkflow(
+            f"{owner}: version must be 1 to 64 letters, digits and _ . + -, such as '2' or '1.4.0', got {shown(definition.version)}"
+        )
+    _check_micros(definition.deadline, "deadline", owner)
+    _check_choice(definition.on_compensation_failure, OnCompensationFailure, "on_compensation_failure", owner)
+    if definition.validator is not None:
+        check_question(definition.validator, "validate", owner, "the input")
+    if definition.input_type is not None:
+        check_type(definition.input_type, "the input type", owner)
+    if definition.data_type is not None:
+        check_data_type(definition.data_type, owner)
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, str) and _VERSION.fullmatch(value) is not None
+
+
+def check_added(body: Body, owner: str) -> None:
+    """A body whose last step is new: that step alone, and how it fits the others. Raises InvalidWorkflow."""
+    *before, step = body.steps
+    check_step(step, owner, step.name)
+    if any(other.name == step.name for other in before):
+        raise _twice(owner, step.name)
+    if step.type is not None or step.bodies:
+        _check_payload_types(body, owner)
+
+
+def check_step(step: Step, owner: str, path: str) -> None:
+    """One step and what is inside it; `path` is where it stands. Raises InvalidWorkflow."""
+    check_name(step.name, f"{owner}: the name of a step")
+    where = f"{owner}, step {path!r}"
+    if len(path) > LONGEST_PATH:
+        raise InvalidWorkflow(f"{owner}, step {path[:40] + '...'!r}: its path has more than {LONGEST_PATH} characters")
+    if step.when is not None:
+        check_question(step.when, "when", where)
+    _CHECKS[step.kind](step, where)
+    for name, inner in step.bodies.items():
+        if not inner.steps:
+            raise InvalidWorkflow(f"{where}: {name} is an empty branch")
+        _check_body(inner, owner, path if inner.single else f"{path}/{name}")
+
+
+def _check_body(body: Body, owner: str, prefix: str) -> None:
+    seen: set[str] = set()
+    for step in body.steps:
+        path = f"{prefix}/{step.name}" if prefix else step.name
+        check_step(step, owner, path)
+        if step.name in seen:
+            raise _twice(owner, path)
+        seen.add(step.name)
+
+
+def _twice(owner: str, path: str) -> InvalidWorkflow:
+    return InvalidWorkflow(f"{owner}, step {path!r}: a step beside it has this name already")
+
+
+# --- one small function a kind
+
+
+def _check_called(step: Step, where: str) -> None:
+    check_handler(step.handler, "handler", where)
+    check_retries(step.retries, "retries", where)
+    check_retry(step.retry, where)
+    _check_micros(step.timeout, "timeout", where)
+    _check_choice(step.on_unknown, OnUnknown, "on_unknown", where)
+    for signal in step.waits:
+        check_name(signal, f"{where}: the name of a signal in waits")
+    if len(set(step.waits)) < len(step.waits):
+        raise InvalidWorkflow(f"{where}: waits names a signal twice, got {shown(step.waits)}")
+    _check_compensation(step, where)
+
+
+def _check_compensation(step: Step, where: str) -> None:
+    _check_choice(step.compensate_when, CompensateWhen, "compensate_when", where)
+    if step.compensate is not None:
+        check_handler(step.compensate, "compensate", where)
+        check_retries(step.compensate_retries, "compensate_retries", where)
+        _check_micros(step.compensate_timeout, "compensate_timeout", where)
+        if step.on_unknown == "compensate" and step.compensate_when == "completed":
+            raise InvalidWorkflow(
+                f"{where}: on_unknown='compensate' undoes a step in doubt, compensate_when='completed' does not: one of them must go"
+            )
+        return
+    useless = [
+        name
+        for name, given in (
+            ("compensate_retries", step.compensate_retries is not None),
+            ("compensate_timeout", step.compensate_timeout is not None),
+            ("compensate_when", step.compensate_when != "in_doubt"),
+            ("on_unknown='compensate'", step.on_unknown == "compensate"),
+        )
+        if given
+    ]
+    if useless:
+        raise InvalidWorkflow(f"{where}: {useless[0]} needs compensate=")
+
+
+def _check_wait(step: Step, where: str) -> None:
+    check_name(step.signal, f"{where}: the name of its signal")
+    _check_micros(step.timeout, "timeout", where)
+    if step.type is not None:
+        check_type(step.type, "type", where)
+    for name, given in (("default", step.default is not MISSING), ("on_timeout", step.on_timeout is not None)):
+        if given and step.timeout is None:
+            raise InvalidWorkflow(f"{where}: {name}= needs a timeout=, without one the wait never ends by itself")
+    if step.default is not MISSING and step.on_timeout is not None:
+        raise InvalidWorkflow(f"{where}: default= and on_timeout= exclude each other")
+
+
+def _check_sleep(step: Step, where: str) -> None:
+    ways = [way for way in (step.duration, step.until, step.compute) if way is not None]
+    if len(ways) != 1:
+        raise InvalidWorkflow(f"{where}: a sleep takes exactly one way of saying how long, got {len(ways)}")
+    _check_micros(step.duration, "a sleep", where)
+    if step.compute is not None:
+        check_question(step.compute, "a computed sleep", where)
+
+
+_CHECKS: dict[Kind, Callable[[Step, str], None]] = {
+    Kind.STEP: _check_called,
+    Kind.COMMIT: _check_called,
+    Kind.WAIT: _check_wait,
+    Kind.SLEEP: _check_sleep,
+}
+
+
+# --- numbers and choices
+
+
+def check_retries(value: object, what: str, where: str) -> None:
+    """A number of retries, or None for the engine's. Raises InvalidWorkflow."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return
+    raise InvalidWorkflow(f"{where}: {what} must be a whole number ≥ 0, got {shown(value)}")
+
+
+def check_retry(retry: object, where: str) -> None:
+    """A retry policy, or None for the engine's. Raises InvalidWorkflow."""
+    if retry is None:
+        return
+    if not isinstance(retry, Retry):
+        raise InvalidWorkflow(f"{where}: retry must be a Retry(...), got {shown(retry)} (how often is retries=)")
+    if retry.backoff not in ("exponential", "linear", "fixed"):
+        raise InvalidWorkflow(f"{where}: retry.backoff must be one of 'exponential', 'linear', 'fixed', got {shown(retry.backoff)}")
+    _check_seconds(retry.initial, "retry.initial", where)
+    _check_seconds(retry.maximum, "retry.maximum", where)
+    _check_seconds(retry.factor, "retry.factor", where)
+    if retry.max_elapsed is not None:
+        _check_seconds(retry.max_elapsed, "retry.max_elapsed", where)
+    for what, kinds in (("retry.retry_on", retry.retry_on), ("retry.give_up_on", retry.give_up_on)):
+        _check_exceptions(kinds, what, where)
+
+
+def _check_seconds(value: object, what: str, where: str) -> None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return
+    raise InvalidWorkflow(f"{where}: {what} must be a finite number ≥ 0, got {shown(value)}")
+
+
+def _check_exceptions(kinds: object, what: str, where: str) -> None:
+    if not _are_exceptions(kinds):
+        raise InvalidWorkflow(f"{where}: {what} must be a tuple of exception classes, got {shown(kinds)}")
+
+
+def _are_exceptions(kinds: object) -> bool:
+    if not isinstance(kinds, tuple):
+        return False
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in cast("tuple[object, ...]", kinds))
+
+
+def _check_micros(value: object, what: str, where: str) -> None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return
+    raise InvalidWorkflow(f"{where}: {what} must be more than 0, in whole microseconds, got {shown(value)}")
+
+
+def _check_choice(value: object, choices: Any, what: str, where: str) -> None:
+    known = get_args(choices)
+    if value not in known:
+        raise InvalidWorkflow(f"{where}: {what} must be one of {', '.join(map(repr, known))}, got {shown(value)}")
+
+
+# --- functions
+
+
+def check_handler(value: object, what: str, where: str) -> None:
+    """A handler or a compensation: `def` or `async def`, called with ctx alone. Raises InvalidWorkflow."""
+    if value is None:
+        raise InvalidWorkflow(f"{where}: {what} is missing")
+    _check_callable(value, what, where, "ctx")
+
+
+def check_question(value: object, what: str, where: str, argument: str = "ctx") -> None:
+    """A condition, a computed sleep or a validate function: a plain `def` of one argument (S1.5). Raises InvalidWorkflow."""
+    target = _check_callable(value, what, where, argument)
+    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(value):
+        raise InvalidWorkflow(f"{where}: {what} must be a plain function, and {function_name(value)}() is asynchronous (S1.5)")
+
+
+def _check_callable(value: object, what: str, where: str, argument: str) -> Any:
+    """Check it, and return the function that a call of it runs."""
+    if not callable(value):
+        raise InvalidWorkflow(f"{where}: {what} must be a function of {argument}, got {shown(value)}")
+    target = _target(value)
+    if isinstance(target, type):
+        raise InvalidWorkflow(f"{where}: {what} must be a function of {argument}, got the class {target.__name__}")
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise InvalidWorkflow(f"{where}: {what} must return a value, and {function_name(value)}() yields: it is a generator")
+    for follow in (False, True):  # a decorated function is called by its outer signature, which often says only *args
+        signature = _signature(value, follow)
+        if signature is not None and not _takes_one(signature):
+            takes = str(signature.replace(return_annotation=inspect.Signature.empty))
+            raise InvalidWorkflow(
+                f"{where}: {what} must take one positional argument, {argument}; {function_name(value)}() takes {cut(takes)}"
+            )
+        if signature is None or not _takes_anything(signature):
+            break
+    return target
+
+
+def _target(value: Any) -> Any:
+    while isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, type) or inspect.isroutine(value):
+        return value
+    return type(value).__call__
+
+
+def _signature(value: Callable[..., Any], follow: bool) -> inspect.Signature | None:
+    try:
+        return inspect.signature(value, follow_wrapped=follow)
+    except (ValueError, TypeError):  # a builtin that does not tell
+        return None
+
+
+def _takes_one(signature: inspect.Signature) -> bool:
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
+def _takes_anything(signature: inspect.Signature) -> bool:
+    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values())
+
+
+# --- types
+
+
+def check_type(kind: object, what: str, where: str) -> None:
+    """Something that can stand in an annotation: a class, a union, a generic alias. Raises InvalidWorkflow."""
+    if isinstance(kind, type | types.UnionType) or kind is Any or get_origin(kind) is not None:
+        return
+    if hasattr(kind, "__supertype__") or hasattr(kind, "__value__"):  # NewType, type alias
+        return
+    raise InvalidWorkflow(f"{where}: {what} must be a type, got {shown(kind)}")
+
+
+def _is_dataclass(kind: object) -> TypeGuard[type[Any]]:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def check_data_type(kind: object, where: str) -> None:
+    """The type of a run's data: a dataclass that can be made without arguments. Raises InvalidWorkflow."""
+    if not _is_dataclass(kind):
+        raise InvalidWorkflow(f"{where}: the data type must be a dataclass, got {shown(kind)}")
+    empty = dataclasses.MISSING
+    for field in dataclasses.fields(kind):
+        if not field.init or (field.default is empty and field.default_factory is empty):
+            raise InvalidWorkflow(
+                f"{where}: the field {field.name!r} of data type {kind.__name__} must have a default and stand in its "
+                "__init__: a run begins without data"
+            )
+
+
+def _check_payload_types(body: Body, owner: str) -> None:
+    """One signal has one declared type: it is checked at the sender, who does not know which wait will take it (S7.3)."""
+    found: dict[str, Any] = {}
+    for step in _waits(body):
+        signal = step.signal or step.name
+        if found.setdefault(signal, step.type) != step.type:
+            raise InvalidWorkflow(
+                f"{owner}, step {step.name!r}: signal {signal!r} is declared with two types, "
+                f"{type_name(found[signal])} and {type_name(step.type)}"
+            )
+
+
+def _waits(body: Body) -> Iterator[Step]:
+    for step in body.steps:
+        if step.kind is Kind.WAIT and step.type is not None:
+            yield step
+        for inner in step.bodies.values():
+            yield from _waits(inner)
