@@ -1,0 +1,500 @@
+"""Runs in this process's memory: the default, and the reference that the other adapters are held against.
+
+Keeps what a database would: encoded values and records that nobody changes, never live objects (I43). It lives and dies
+with its object; give one to two engines and they share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, fields, replace
+from heapq import heappop, heappush
+from types import TracebackType
+
+from flux.clock import Clock, SystemClock
+from flux.core.commands import Posting
+from flux.core.records import RECORDS, Record
+from flux.core.status import TERMINAL, RunStatus
+from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound
+from flux.storage import (
+    Claimed,
+    Commit,
+    Committed,
+    Created,
+    Header,
+    NewPosting,
+    NewRun,
+    Posted,
+    Query,
+    Renewal,
+    Row,
+    StoredRun,
+    Version,
+)
+
+MINUTE = 60_000_000
+SWEEP = 1000  # runs freed of a dead worker in one call
+
+_MAPPINGS = {kind: f.name for kind in RECORDS for f in fields(kind) if f.name in ("changes", "data")}  # type: ignore[arg-type]
+
+
+_Due = tuple[int, str, int]
+
+
+@dataclass(slots=True)
+class _Worker:
+    expires_at: int
+    lease: int
+    owned: dict[str, None] = field(default_factory=dict)  # run ids
+
+
+@dataclass(slots=True)
+class _Run:
+    header: Header
+    rows: list[Row] = field(default_factory=list)
+    inbox: dict[int, Posting] = field(default_factory=dict)  # not yet taken, by seq
+    signal_ids: dict[str, int] = field(default_factory=dict)
+    seen: int = 0  # the newest posting that the holder has stated
+
+
+class MemoryStorage:
+    """A `WorkflowStorage` in memory.
+
+    `clock` is where its time comes from: give it `flux.testing.VirtualClock` and days pass at once.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self.clock: Clock = clock or SystemClock()
+        self._runs: dict[str, _Run] = {}
+        self._keys: dict[tuple[str, str], str] = {}  # (workflow, idempotency key) -> run id
+        self._workers: dict[str, _Worker] = {}
+        self._orphans: dict[str, None] = {}  # runs whose worker is condemned
+        # Unowned runs with a wake-up time: (workflow, version) -> priority -> heap of (wake_at, run id, ref). An entry
+        # whose run has another wake-up time, or an owner, is stale and dropped when it comes up.
+        self._due: dict[Version, dict[int, list[_Due]]] = {}
+        self._last = 0
+        self._refs = 0
+        self._changes = 0
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def __aenter__(self) -> MemoryStorage:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def now(self) -> int:
+        """The clock's time, or the last answer where that is later (D16)."""
+        return self._now()
+
+    def _now(self) -> int:
+        now = self.clock.now()
+        if now < self._last:
+            return self._last
+        self._last = now
+        return now
+
+    # --- runs
+
+    async def create(self, run: NewRun) -> Created:
+        """Make a run, or find the one that is there."""
+        now = self._now()
+        known = run.run_id
+        if run.idempotency_key is not None:
+            known = self._keys.get((run.workflow, run.idempotency_key), known)
+        existing = self._runs.get(known)
+        if existing is not None:
+            return Created(existing.header.copy(), False, now)
+        owner = run.owner
+        if owner is not None:
+            self._live(owner).owned[run.run_id] = None
+        self._refs += 1
+        wake_at = (run.wake_at or now) if owner is not None else now + run.delay
+        header = Header(
+            run.run_id, self._refs, run.workflow, run.version, run.shape, run.status, run.priority, run.at, run.at, None,
+            wake_at, owner, 0 if owner is None else 1, 1, 0, run.input_digest, run.idempotency_key, run.waiting,
+        )  # fmt: skip
+        stored = _Run(header, [Row(1, header.epoch, run.at, _apart(run.records))])
+        self._runs[run.run_id] = stored
+        if run.idempotency_key is not None:
+            self._keys[run.workflow, run.idempotency_key] = run.run_id
+        if owner is None:
+            self._queue(header)
+            self._notify()
+        return Created(header.copy(), True, now)
+
+    async def load(self, run_id: str) -> StoredRun | None:
+        """The whole run."""
+        stored = self._runs.get(run_id)
+        return None if stored is None else _copy(stored)
+
+    async def read_header(self, run_id: str) -> Header | None:
+        """The head of the run."""
+        stored = self._runs.get(run_id)
+        return None if stored is None else stored.header.copy()
+
+    async def read_journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[Row]:
+        """Rows behind `after`."""
+        stored = self._runs.get(run_id)
+        return [] if stored is None else [_row(row) for row in stored.rows[max(after, 0) : max(after, 0) + max(limit, 0)]]
+
+    async def find(self, query: Query) -> list[Header]:
+        """A page of runs, newest first."""
+        found = [
+            stored.header
+            for stored in self._runs.values()
+            if (query.workflow is None or stored.header.workflow == query.workflow)
+            and (query.version is None or stored.header.version == query.version)
+            and (not query.statuses or stored.header.status in query.statuses)
+            and (query.before is None or (stored.header.created_at, stored.header.run_id) < query.before)
+        ]
+        found.sort(key=lambda header: (header.created_at, header.run_id), reverse=True)
+        return [header.copy() for header in found[: max(query.limit, 0)]]
+
+    async def commit(self, commit: Commit) -> Committed:
+        """One step forward."""
+        now = self._now()
+        stored = self._runs.get(commit.run_id)
+        if stored is None or stored.header.ref != commit.ref:
+            raise RunNotFound(f"run {commit.run_id!r} was deleted")
+        header = stored.header
+        worker = self._workers.get(commit.owner)
+        held = worker is not None and header.owner == commit.owner and header.epoch == commit.epoch
+        if not held or header.position != commit.position:
+            if _already(stored, commit):
+                return Committed(now)
+            raise LeaseLost(_lost(header, commit, held))
+        if header.inbox_seq != commit.inbox_seq:
+            if header.inbox_seq < commit.inbox_seq:
+                raise LeaseLost(f"run {commit.run_id!r} has had {header.inbox_seq} postings, not {commit.inbox_seq}")
+            return Committed(now, tuple([replace(p) for p in stored.inbox.values() if p.seq > commit.inbox_seq]))
+        self._write(stored, commit, now)
+        if worker is not None and worker.expires_at - now < worker.lease - worker.lease // 3:
+            worker.expires_at = now + worker.lease
+        return Committed(now)
+
+    def _write(self, stored: _Run, commit: Commit, now: int) -> None:
+        header = stored.header
+        if commit.records:
+            header.position += 1
+            stored.rows.append(Row(header.position, header.epoch, commit.at, _apart(commit.records)))
+            header.updated_at = commit.at
+        for seq in commit.consumed:
+            stored.inbox.pop(seq, None)
+        stored.seen = commit.inbox_seq
+        header.status = commit.status
+        wake_at = commit.wake_at
+        header.wake_at = now if wake_at == 0 else wake_at
+        header.waiting = commit.waiting
+        header.blocked = commit.blocked
+        if commit.status not in TERMINAL:
+            header.ended_at = None
+        elif header.ended_at is None:
+            header.ended_at = commit.at
+        if commit.release:
+            self._free(header)
+        if commit.release or header.ended_at is not None:
+            self._notify()
+
+    async def post(
+        self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None
+    ) -> Posted:
+        """Accept a signal or a cancel."""
+        now = self._now()
+        stored = self._stored(run_id)
+        header = stored.header
+        if workflow is not None and header.workflow != workflow:
+            raise RunNotFound(f"run {run_id!r} is of workflow {header.workflow!r}, not {workflow!r}")
+        if posting.signal_id is not None and posting.signal_id in stored.signal_ids:
+            seq, fresh = stored.signal_ids[posting.signal_id], False
+        else:
+            seq, fresh = self._keep(stored, posting, now), True
+        run = None
+        still = header.status in TERMINAL or header.status is RunStatus.BLOCKED
+        if taker is not None and taker in self._workers and not still:
+            run = self._take(stored, taker, now)
+        if fresh:
+            self._notify()
+        return Posted(header.copy(), seq, fresh, now, run)
+
+    def _keep(self, stored: _Run, posting: NewPosting, now: int) -> int:
+        header = stored.header
+        if header.status in TERMINAL:
+            raise RunFinished(f"run {header.run_id!r} has ended: it is {header.status.value}")
+        if posting.kind == "signal" and len(stored.inbox) >= posting.limit:
+            raise InboxFull(f"run {header.run_id!r} has {len(stored.inbox)} signals that nothing has taken yet")
+        header.inbox_seq += 1
+        seq = header.inbox_seq
+        stored.inbox[seq] = Posting(seq, posting.kind, posting.name, posting.payload, posting.signal_id, now)
+        if posting.signal_id is not None:
+            stored.signal_ids[posting.signal_id] = seq
+        late = header.wake_at is None or header.wake_at > now
+        if late and header.owner is None and header.status is not RunStatus.BLOCKED:
+            header.wake_at = now
+            self._queue(header)
+        return seq
+
+    # --- leases
+
+    async def take(self, run_id: str, worker: str, *, blocked: bool = False) -> StoredRun | None:
+        """Lease this run if nothing live holds it."""
+        now = self._now()
+        self._live(worker)
+        stored = self._stored(run_id)
+        status = stored.header.status
+        if status in TERMINAL or (status is RunStatus.BLOCKED and not blocked):
+            return _copy(stored)
+        return self._take(stored, worker, now)
+
+    def _take(self, stored: _Run, worker: str, now: int) -> StoredRun | None:
+        header = stored.header
+        if header.owner is not None and header.owner != worker and self._expired(header.owner, now):
+            self._disown(stored, now)
+            self._sweep(now, worker)
+        if header.owner is not None:
+            return None
+        self._workers[worker].owned[header.run_id] = None
+        self._orphans.pop(header.run_id, None)
+        header.owner = worker
+        header.epoch += 1
+        stored.seen = header.inbox_seq
+        return _copy(stored)
+
+    async def claim(self, worker: str, versions: Collection[Version], limit: int) -> Claimed:
+        """Lease due runs."""
+        now = self._now()
+        self._live(worker)
+        self._sweep(now, worker)
+        runs: list[StoredRun] = []
+        while len(runs) < limit:
+            best = self._best(versions, now)
+            if best is None:
+                break
+            taken = self._take(best, worker, now)
+            if taken is not None:
+                runs.append(taken)
+        return Claimed(runs, self._next_at(versions), now)
+
+    def _best(self, versions: Collection[Version], now: int) -> _Run | None:
+        best: tuple[int, int, list[_Due]] | None = None
+        for version in versions:
+            for priority, heap in self._due.get(version, {}).items():
+                self._trim(heap)
+                if heap and heap[0][0] <= now:
+                    rank = heap[0][0] - priority * MINUTE
+                    if best is None or (rank, -priority) < best[:2]:
+                        best = (rank, -priority, heap)
+        return None if best is None else self._runs[heappop(best[2])[1]]
+
+    def _next_at(self, versions: Collection[Version]) -> int | None:
+        times: list[int] = []
+        for version in versions:
+            for heap in self._due.get(version, {}).values():
+                self._trim(heap)
+                if heap:
+                    times.append(heap[0][0])
+        return min(times, default=None)
+
+    def _trim(self, heap: list[_Due]) -> None:
+        while heap:
+            wake_at, run_id, ref = heap[0]
+            stored = self._runs.get(run_id)
+            if stored is not None:
+                header = stored.header
+                if header.ref == ref and header.owner is None and header.wake_at == wake_at:
+                    return
+            heappop(heap)
+
+    async def register(self, worker: str, lease: int) -> int:
+        """Make a worker."""
+        now = self._now()
+        record = self._workers.get(worker)
+        if record is None:
+            for run_id in [name for name in self._orphans if self._holder(name) == worker]:
+                del self._orphans[run_id]
+                self._disown(self._runs[run_id], now)
+            record = self._workers[worker] = _Worker(0, 0)
+        record.expires_at, record.lease = now + lease, lease
+        return now
+
+    def _holder(self, run_id: str) -> str | None:
+        stored = self._runs.get(run_id)
+        return None if stored is None else stored.header.owner
+
+    async def renew(self, worker: str, lease: int) -> Renewal:
+        """Extend a worker's lease."""
+        now = self._now()
+        record = self._workers.get(worker)
+        if record is None:
+            return Renewal(False, (), now)
+        record.expires_at, record.lease = now + lease, lease
+        unseen = tuple(run_id for run_id in list(record.owned) if self._unseen(run_id, worker))
+        return Renewal(True, unseen, now)
+
+    def _unseen(self, run_id: str, worker: str) -> bool:
+        stored = self._runs.get(run_id)
+        return stored is not None and stored.header.owner == worker and stored.header.inbox_seq > stored.seen
+
+    async def unregister(self, worker: str) -> None:
+        """Free what the worker holds."""
+        self._condemn(worker)
+        self._sweep(self._now())
+
+    def _live(self, worker: str) -> _Worker:
+        record = self._workers.get(worker)
+        if record is None:
+            raise LeaseLost(f"worker {worker!r} is not registered, or was condemned")
+        return record
+
+    def _expired(self, worker: str, now: int) -> bool:
+        record = self._workers.get(worker)
+        return record is None or record.expires_at <= now
+
+    def _condemn(self, worker: str) -> None:
+        record = self._workers.pop(worker, None)
+        if record is not None:
+            self._orphans.update(record.owned)
+
+    def _sweep(self, now: int, claimer: str | None = None) -> None:
+        """Condemn workers whose lease ran out, except who claims, and free runs of condemned ones, a bounded number a call."""
+        for worker in [name for name, record in self._workers.items() if record.expires_at <= now]:
+            if worker != claimer:
+                self._condemn(worker)
+        for run_id in list(self._orphans)[:SWEEP]:
+            del self._orphans[run_id]
+            stored = self._runs.get(run_id)
+            if stored is not None and stored.header.owner not in self._workers:
+                self._disown(stored, now)
+        if self._orphans:
+            self._notify()
+
+    def _disown(self, stored: _Run, now: int) -> None:
+        header = stored.header
+        if header.owner is None:
+            return
+        if header.status not in TERMINAL and header.status is not RunStatus.BLOCKED:
+            header.wake_at = now
+        self._free(header)
+        self._notify()
+
+    def _free(self, header: Header) -> None:
+        if header.owner is not None:
+            worker = self._workers.get(header.owner)
+            if worker is not None:
+                worker.owned.pop(header.run_id, None)
+            header.owner = None
+        self._queue(header)
+
+    def _queue(self, header: Header) -> None:
+        if header.wake_at is not None:
+            levels = self._due.setdefault((header.workflow, header.version), {})
+            heappush(levels.setdefault(header.priority, []), (header.wake_at, header.run_id, header.ref))
+
+    # --- waiting, forgetting
+
+    async def changed(self, since: int, timeout: float) -> int:
+        """Wait for a change that others may wait for."""
+        if self._changes != since:
+            return self._changes
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self.clock.poll_later(timeout, _wake, waiter)
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+        return self._changes
+
+    def _notify(self) -> None:
+        self._changes += 1
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            _wake(waiter)
+
+    async def delete(self, run_id: str) -> None:
+        """Forget an ended run."""
+        stored = self._stored(run_id)
+        if stored.header.status not in TERMINAL:
+            raise RunNotFinished(f"run {run_id!r} is {stored.header.status.value}: cancel it first")
+        self._forget(stored)
+
+    async def purge(self, finished_for: int, limit: int) -> int:
+        """Forget runs that ended long ago."""
+        before = self._now() - finished_for
+        old = [
+            stored
+            for stored in self._runs.values()
+            if stored.header.ended_at is not None and stored.header.ended_at <= before
+        ]
+        old.sort(key=lambda stored: stored.header.ended_at or 0)
+        gone = old[: max(limit, 0)]
+        for stored in gone:
+            self._forget(stored)
+        return len(gone)
+
+    def _forget(self, stored: _Run) -> None:
+        header = stored.header
+        self._free(header)
+        del self._runs[header.run_id]
+        if header.idempotency_key is not None:
+            del self._keys[header.workflow, header.idempotency_key]
+
+    def _stored(self, run_id: str) -> _Run:
+        stored = self._runs.get(run_id)
+        if stored is None:
+            raise RunNotFound(f"no run {run_id!r} in this storage")
+        return stored
+
+
+def _already(stored: _Run, commit: Commit) -> bool:
+    """Whether this very commit was written before (contract 4)."""
+    if not commit.records or len(stored.rows) <= commit.position:
+        return False
+    row = stored.rows[commit.position]
+    return row.epoch == commit.epoch and row.at == commit.at and row.records == commit.records
+
+
+def _lost(header: Header, commit: Commit, held: bool) -> str:
+    if held:
+        return f"run {commit.run_id!r} stands at {header.position}, not at {commit.position}"
+    return f"run {commit.run_id!r} is held by another worker"
+
+
+def _copy(stored: _Run) -> StoredRun:
+    rows = [_row(row) for row in stored.rows]
+    return StoredRun(stored.header.copy(), rows, [replace(posting) for posting in stored.inbox.values()])
+
+
+def _row(row: Row) -> Row:
+    return Row(row.position, row.epoch, row.at, _apart(row.records))
+
+
+def _apart(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The same records with mappings of their own (contract 13). Records themselves are values that nobody changes (I1)."""
+    if not any([type(record) in _MAPPINGS and getattr(record, _MAPPINGS[type(record)]) for record in records]):
+        return tuple(records)
+    return tuple([_apart_one(record) if type(record) in _MAPPINGS else record for record in records])
+
+
+def _apart_one(record: Record) -> Record:
+    name = _MAPPINGS[type(record)]
+    mapping = getattr(record, name)
+    if mapping is None:
+        return record
+    copy: Record = replace(record, **{name: dict(mapping)})  # type: ignore[type-var]
+    return copy
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def open_url(url: str) -> MemoryStorage:
+    """The storage for `memory:`."""
+    return MemoryStorage()

@@ -1,0 +1,218 @@
+"""Workers and what they hold: registering, renewing, condemning, taking and claiming. All inside a transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from flux.core.status import TERMINAL, RunStatus
+from flux.errors import LeaseLost, RunNotFound
+from flux.storage import Renewal, Version
+
+from . import queries
+from .liveness import WorkerLocks
+from .writer import Transaction
+
+MINUTE = 60_000_000  # microseconds that one level of priority is worth (D29)
+SWEEP = 1000  # runs freed of dead workers in one call
+REMEMBERED = 30 * 24 * 60 * MINUTE  # how long the nonce of a condemned worker is kept
+_TOP = 1 << 62  # above every priority
+_PROBING = 20  # looking at locks takes at most one part in so many of the time
+
+STILL = frozenset({*(status.value for status in TERMINAL), RunStatus.BLOCKED.value})
+ENDED = frozenset(status.value for status in TERMINAL)
+
+Raw = list[Any]  # the rows of `queries.LOAD`
+
+
+@dataclass(slots=True)
+class RawClaim:
+    """Claimed runs as rows, to be read in the caller's thread."""
+
+    runs: list[Raw]
+    next_at: int | None
+    now: int
+
+
+class Leases:
+    """The lease part of the verbs. Used in the writer's thread only."""
+
+    def __init__(self, locks: WorkerLocks) -> None:
+        self._locks = locks
+        self._probe_at = 0.0
+
+    # --- workers
+
+    def register(self, tx: Transaction, worker: str, lease: int) -> bool:
+        """Make a worker. Returns whether others live on this file already."""
+        row = tx.row(queries.WORKER, (worker,))
+        if row is not None and row[3] == 1:
+            self._free(tx, worker, -1)
+        name = self._locks.hold(worker)
+        tx.cursor.execute(queries.FORGET_WORKERS, (tx.now - REMEMBERED,))
+        tx.cursor.execute(queries.REGISTER, (worker, tx.now + lease, lease, name))
+        tx.workers.pop(worker, None)
+        return any(self._is_elsewhere(tx, *row) for row in tx.cursor.execute(queries.WORKERS).fetchall())
+
+    def _is_elsewhere(self, tx: Transaction, _: str, expires_at: int, lock: str | None, state: int) -> bool:
+        """Whether another storage's worker certainly lives."""
+        if state != 0 or lock is None or expires_at <= tx.now:
+            return False
+        return not self._locks.holds(lock) and not self._locks.is_free(lock)
+
+    def renew(self, tx: Transaction, worker: str, lease: int) -> Renewal:
+        """Extend a worker's lease, unless it was condemned."""
+        if _look(tx, worker) is None:
+            return Renewal(False, (), tx.now)
+        tx.cursor.execute(queries.EXTEND, (tx.now + lease, lease, worker))
+        tx.workers[worker] = (tx.now + lease, lease)
+        unseen = tx.cursor.execute(queries.UNSEEN, (worker,)).fetchall()
+        return Renewal(True, tuple([row[0] for row in unseen]), tx.now)
+
+    def unregister(self, tx: Transaction, worker: str) -> None:
+        """The worker is gone."""
+        row = tx.row(queries.WORKER, (worker,))
+        if row is not None and row[3] == 0:
+            self._condemn(tx, worker, row[2])
+        self._sweep(tx, "")
+
+    # --- runs
+
+    def take(self, tx: Transaction, run_id: str, worker: str, blocked: bool) -> Raw | None:
+        """Lease one run to the worker, or show it."""
+        demand_live(tx, worker)
+        row = tx.row(queries.ADDRESS, (run_id,))
+        if row is None:
+            raise RunNotFound(f"no run {run_id!r} in this storage")
+        _, _, status, owner, _ = row
+        if status in ENDED or (status == RunStatus.BLOCKED.value and not blocked):
+            return load(tx, run_id)
+        return self.seize(tx, run_id, owner, worker)
+
+    def seize(self, tx: Transaction, run_id: str, owner: str | None, worker: str) -> Raw | None:
+        """Lease the run unless something live holds it. `worker` is live."""
+        if owner is not None:
+            if owner == worker or not self._is_dead(tx, owner):
+                return None
+            tx.cursor.execute(queries.FREE_ONE, (tx.now, run_id))
+            self._sweep(tx, worker)
+            tx.notify = True
+        tx.cursor.execute(queries.TAKE, (worker, run_id))
+        return load(tx, run_id)
+
+    def claim(self, tx: Transaction, worker: str, versions: tuple[Version, ...], limit: int) -> RawClaim:
+        """Free what dead workers held, then lease what is due."""
+        demand_live(tx, worker)
+        self._sweep(tx, worker)
+        levels = [(version, priority) for version in versions for priority in _priorities(tx, version)]
+        runs: list[Raw] = []
+        for run_id in _due(tx, levels, limit):
+            tx.cursor.execute(queries.TAKE, (worker, run_id))
+            runs.append(load(tx, run_id))
+        return RawClaim(runs, _next_at(tx, levels), tx.now)
+
+    # --- the dead
+
+    def _is_dead(self, tx: Transaction, worker: str) -> bool:
+        """Whether a worker is condemned, or has to be: then it is."""
+        row = tx.row(queries.WORKER, (worker,))
+        if row is None or row[3] != 0:
+            return True
+        expires_at, _, lock, _ = row
+        if expires_at > tx.now and not (lock is not None and self._locks.is_free(lock)):
+            return False
+        self._condemn(tx, worker, lock)
+        return True
+
+    def _condemn(self, tx: Transaction, worker: str, lock: str | None) -> None:
+        tx.cursor.execute(queries.SET_STATE, (1, worker))
+        tx.workers[worker] = None
+        if lock is not None:
+            tx.afterwards.append(lambda: self._locks.drop(lock))
+
+    def _sweep(self, tx: Transaction, claimer: str) -> None:
+        """Condemn the dead, except who claims, and free a bounded number of their runs."""
+        probing = time.monotonic() >= self._probe_at
+        began = time.monotonic()
+        left = SWEEP
+        for worker, expires_at, lock, state in tx.cursor.execute(queries.WORKERS).fetchall():
+            if state == 0:
+                if worker == claimer:
+                    continue
+                if expires_at > tx.now and not (probing and lock is not None and self._locks.is_free(lock)):
+                    continue
+                self._condemn(tx, worker, lock)
+            if left > 0:
+                left -= self._free(tx, worker, left)
+        if probing:
+            now = time.monotonic()
+            self._probe_at = now + (now - began) * _PROBING
+
+    def _free(self, tx: Transaction, worker: str, limit: int) -> int:
+        """Free what a condemned worker holds; when that was all, it stands nowhere any more."""
+        freed = tx.cursor.execute(queries.FREE, (tx.now, worker, limit)).rowcount
+        if freed:
+            tx.notify = True
+        if limit < 0 or freed < limit:
+            tx.cursor.execute(queries.SET_STATE, (2, worker))
+        return freed
+
+
+def load(tx: Transaction, run_id: str) -> Raw:
+    """The whole run, as rows."""
+    return tx.cursor.execute(queries.LOAD, {"run_id": run_id}).fetchall()
+
+
+def demand_live(tx: Transaction, worker: str) -> None:
+    """Raises LeaseLost when the worker is unknown or condemned."""
+    if _look(tx, worker) is None:
+        raise LeaseLost(f"worker {worker!r} is not registered, or was condemned")
+
+
+def is_live(tx: Transaction, worker: str) -> bool:
+    """Whether the worker is known and was not condemned. Asked once a transaction."""
+    return _look(tx, worker) is not None
+
+
+def prolong(tx: Transaction, worker: str) -> None:
+    """A commit shows that its worker lives: its lease begins anew when a third of it has passed (D15)."""
+    known = tx.workers[worker]
+    if known is None:
+        return
+    expires_at, lease = known
+    if expires_at - tx.now < lease - lease // 3:
+        tx.cursor.execute(queries.EXTEND, (tx.now + lease, lease, worker))
+        tx.workers[worker] = (tx.now + lease, lease)
+
+
+def _look(tx: Transaction, worker: str) -> tuple[int, int] | None:
+    if worker in tx.workers:
+        return tx.workers[worker]
+    row = tx.row(queries.WORKER, (worker,))
+    known = (row[0], row[1]) if row is not None and row[3] == 0 else None
+    tx.workers[worker] = known
+    return known
+
+
+def _priorities(tx: Transaction, version: Version) -> Iterable[int]:
+    priority = _TOP
+    while (row := tx.row(queries.LEVEL, (*version, priority))) is not None:
+        priority = row[0]
+        yield priority
+
+
+def _due(tx: Transaction, levels: list[tuple[Version, int]], limit: int) -> list[str]:
+    """The runs that come first: each level of priority is worth a minute of waiting (contract 9)."""
+    found: list[tuple[int, int, int, int, str]] = []
+    for order, (version, priority) in enumerate(levels):
+        for wake_at, run_id in tx.cursor.execute(queries.DUE, (*version, priority, tx.now, max(limit, 0))):
+            found.append((wake_at - priority * MINUTE, -priority, order, wake_at, run_id))
+    found.sort()
+    return [entry[4] for entry in found[: max(limit, 0)]]
+
+
+def _next_at(tx: Transaction, levels: list[tuple[Version, int]]) -> int | None:
+    rows = [tx.row(queries.NEXT, (*version, priority)) for version, priority in levels]
+    return min([row[0] for row in rows if row is not None], default=None)

@@ -1,0 +1,161 @@
+"""How operations get from an event loop to the writer and back: one hop each way, and a watch over starving threads.
+
+While one batch of operations is away the next one gathers: batches grow with the load, and nobody waits for company.
+
+A thread that needs the interpreter can starve for seconds beside a loop that is busy in small pieces. So when a batch stays
+away and the loop's own thread uses the processor, the loop waits for the writer a moment: that is what hands it the
+interpreter. It waits in slices of half a millisecond: as many as 40 while the writer computes, one while it waits for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flux.errors import StorageMisused
+
+from .writer import BATCH, WAITING, Operation, Transaction, Writer
+
+T = TypeVar("T")
+
+PATIENCE = 0.005  # how long a batch may be away before the loop looks after it
+_SLICE = 0.0005  # how long the loop waits at once: seconds
+_SLICES = 40  # how often, while the writer computes
+BUSY = 0.5  # of the processor: from here on a loop can starve other threads
+
+
+class _Batch:
+    __slots__ = ("_home", "gate", "operations")
+
+    def __init__(self, port: Port, operations: list[Operation]) -> None:
+        self._home = port
+        self.operations = operations
+        self.gate = threading.Lock()  # open once the outcomes stand
+        self.gate.acquire()
+
+    def answer(self) -> None:
+        """In the writer's thread: back to the loop."""
+        self.gate.release()
+        try:
+            self._home.loop.call_soon_threadsafe(self._home.receive, self)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits any more
+
+
+class Load:
+    """How much of the processor this thread used since it was last asked."""
+
+    __slots__ = ("_used", "_wall")
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._used = time.thread_time()
+
+    def take(self) -> float:
+        """From 0 to 1; begins anew."""
+        wall, used = time.perf_counter(), time.thread_time()
+        passed = wall - self._wall
+        share = (used - self._used) / passed if passed > 0 else 0.0
+        self._wall, self._used = wall, used
+        return share
+
+
+class Port:
+    """One event loop's way to the writer. Used in that loop's thread only."""
+
+    __slots__ = ("_alone", "_away", "_leaving", "_load", "_pressed", "_watching", "_writer", "loop", "pending")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer: Writer) -> None:
+        self.loop = loop
+        self.pending: list[Operation] = []
+        self._writer = writer
+        self._away: _Batch | None = None
+        self._leaving = False
+        self._alone = True  # the last batch was one operation: the next need not wait for the turn to end
+        self._watching: asyncio.TimerHandle | None = None
+        self._pressed = False  # the loop is busy and the last batch had to be waited for
+        self._load = Load()
+
+    def submit(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
+        """Send an operation on its way. A caller that stops waiting does not stop it (contract 15)."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        self.pending.append(Operation(work, future))
+        if self._away is None and not self._leaving:
+            if self._alone and not self._pressed:
+                self._leave()
+            else:
+                self._leaving = True
+                self.loop.call_soon(self._leave)
+        return future
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return not self.pending and self._away is None
+
+    def _leave(self) -> None:
+        self._leaving = False
+        operations = self.pending[:BATCH]
+        del self.pending[:BATCH]
+        self._alone = len(operations) == 1
+        batch = _Batch(self, operations)
+        if not self._writer.hand_over(batch):
+            for operation in operations:
+                operation.error = StorageMisused("the storage was closed before this call")
+                operation.settle()
+            return
+        self._away = batch
+        if self._pressed:
+            self._press(batch)
+        elif self._watching is None:
+            self._load.take()
+            self._watching = self.loop.call_later(PATIENCE, self._watch, batch)
+
+    def receive(self, batch: _Batch) -> None:
+        """The outcomes stand: answer the callers, and let go who has gathered meanwhile."""
+        if batch is not self._away:
+            return
+        self._away = None
+        for operation in batch.operations:
+            operation.settle()
+        if self.pending:
+            self._leaving = True
+            self.loop.call_soon(self._leave)
+
+    def _watch(self, batch: _Batch) -> None:
+        """Every few milliseconds while anything is away: is this still the batch that was away last time?"""
+        self._watching = None
+        away = self._away
+        if away is None:
+            return
+        if away is batch and self._load.take() >= BUSY:
+            self._press(batch)
+        else:
+            self._load.take()
+            self._watching = self.loop.call_later(PATIENCE, self._watch, away)
+
+    def _press(self, batch: _Batch) -> None:
+        """Stand aside until the writer is done or waits for the disk; goes on while the loop is busy."""
+        if batch is not self._away:
+            return
+        self._pressed = self._load.take() >= BUSY
+        done = self._stand_aside(batch)
+        self._load.take()
+        if done:
+            self.receive(batch)
+        elif self._pressed:
+            self.loop.call_soon(self._press, batch)
+        elif self._watching is None:
+            self._watching = self.loop.call_later(PATIENCE, self._watch, batch)
+
+    def _stand_aside(self, batch: _Batch) -> bool:
+        """Whether the batch came back meanwhile."""
+        left = _SLICES
+        while not batch.gate.acquire(timeout=_SLICE):
+            left -= 1
+            if left <= 0 or self._writer.phase == WAITING:
+                return False
+        return True

@@ -1,0 +1,101 @@
+"""Rows of the tables as values of the seam, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from flux.core.commands import Posting
+from flux.core.status import RunStatus
+from flux.errors import UnreadableRun
+from flux.journal import decode_row
+from flux.storage import Header, Row, StoredRun
+
+_STATUSES = {status.value: status for status in RunStatus}
+_UNREADABLE = (TypeError, ValueError, AttributeError, UnreadableRun)
+
+_dumps = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+def pack_names(names: Sequence[str]) -> str:
+    """The names of awaited signals as a column."""
+    return _dumps(list(names)) if names else ""
+
+
+def _names(column: str) -> tuple[str, ...]:
+    return tuple(json.loads(column)) if column else ()
+
+
+def header_of(row: Sequence[Any]) -> Header:
+    """A head from its columns. One that says what no flux writes is shown as blocked."""
+    return _head(row)[0]
+
+
+def _head(row: Sequence[Any]) -> tuple[Header, str]:
+    header = Header(*row)
+    fault = ""
+    try:
+        header.status = _STATUSES[row[5]]
+        header.waiting = _names(row[17])
+    except (KeyError, TypeError, ValueError) as error:
+        fault = f"its head cannot be read: {type(error).__name__}: {error}"
+        header.status, header.waiting, header.blocked = RunStatus.BLOCKED, (), UnreadableRun.__name__
+    return header, fault
+
+
+def row_of(run_id: str, columns: Sequence[Any]) -> Row:
+    """A row of a journal. Raises UnreadableRun."""
+    position, epoch, at, version, control, payload = columns
+    try:
+        return Row(position, epoch, at, decode_row(control.decode(), payload.decode(), version))
+    except _UNREADABLE as error:
+        raise UnreadableRun(f"run {run_id!r}, row {position} of its journal: {error}", run_id) from error
+
+
+def posting_of(columns: Sequence[Any]) -> Posting:
+    """A posting. Raises ValueError or AttributeError where its payload is damaged."""
+    seq, kind, name, payload, signal_id, at = columns
+    return Posting(seq, kind, name, payload.decode(), signal_id, at)
+
+
+def stored_of(found: Iterable[Sequence[Any]]) -> StoredRun | None:
+    """A whole run from the rows of `queries.LOAD`; None where there are none. What cannot be read is told in `error`."""
+    parts: tuple[list[Sequence[Any]], ...] = ([], [], [])
+    for row in found:
+        parts[row[0]].append(row[1:])
+    if not parts[0]:
+        return None
+    header, fault = _head(parts[0][0])
+    run = StoredRun(header, [], [])
+    try:
+        if fault:
+            raise UnreadableRun(f"run {header.run_id!r}: {fault}", header.run_id)
+        _fill_rows(run, sorted(parts[1], key=_first))
+        _fill_postings(run, sorted(parts[2], key=_first))
+    except UnreadableRun as error:
+        run.error = error
+    return run
+
+
+def _fill_rows(run: StoredRun, journal: list[Sequence[Any]]) -> None:
+    header = run.header
+    for expected, columns in enumerate(journal, start=1):
+        if columns[0] != expected:
+            raise UnreadableRun(f"run {header.run_id!r}: row {expected} of its journal is missing", header.run_id)
+        run.rows.append(row_of(header.run_id, columns[:6]))
+    if len(journal) != header.position:
+        raise UnreadableRun(f"run {header.run_id!r}: its journal has {len(journal)} rows, its head says {header.position}", header.run_id)
+
+
+def _fill_postings(run: StoredRun, inbox: list[Sequence[Any]]) -> None:
+    try:
+        run.postings.extend([posting_of(columns[:6]) for columns in inbox])
+    except _UNREADABLE as error:
+        run_id = run.header.run_id
+        raise UnreadableRun(f"run {run_id!r}: a posting cannot be read: {error}", run_id) from error
+
+
+def _first(columns: Sequence[Any]) -> int:
+    number = columns[0]
+    return number if isinstance(number, int) else -1

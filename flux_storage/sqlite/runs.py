@@ -1,0 +1,179 @@
+"""Writing runs: creating, committing, posting, forgetting. All inside a transaction; checks come before writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flux.core.commands import Posting
+from flux.core.status import RunStatus
+from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound
+from flux.journal import FORMAT
+from flux.storage import Commit, Committed, NewPosting, NewRun
+
+from . import queries
+from .leases import ENDED, Leases, Raw, demand_live, is_live, prolong
+from .rows import pack_names, posting_of
+from .writer import Transaction
+
+Texts = tuple[str, str]  # control and payload of a row
+
+
+@dataclass(slots=True)
+class RawCreated:
+    """The head as a row, to be read in the caller's thread."""
+
+    header: Any
+    fresh: bool
+    now: int
+
+
+@dataclass(slots=True)
+class RawPosted:
+    """The head and perhaps the taken run as rows, to be read in the caller's thread."""
+
+    header: Any
+    seq: int
+    fresh: bool
+    now: int
+    run: Raw | None
+
+
+def create(tx: Transaction, run: NewRun, texts: Texts) -> RawCreated:
+    """Make a run once (contract 2)."""
+    existing = None
+    if run.idempotency_key is not None:
+        existing = tx.row(queries.HEADER_BY_KEY, (run.workflow, run.idempotency_key))
+    if existing is None:
+        existing = tx.row(queries.HEADER, (run.run_id,))
+    if existing is not None:
+        return RawCreated(existing, False, tx.now)
+    if run.owner is None:
+        wake_at, epoch = tx.now + run.delay, 0
+        tx.notify = True
+    else:
+        demand_live(tx, run.owner)
+        wake_at, epoch = run.wake_at or tx.now, 1
+    _insert(tx, run, texts, wake_at, epoch)
+    return RawCreated(tx.row(queries.HEADER, (run.run_id,)), True, tx.now)
+
+
+def _insert(tx: Transaction, run: NewRun, texts: Texts, wake_at: int, epoch: int) -> None:
+    tx.cursor.execute(
+        queries.CREATE,
+        (
+            run.run_id, run.workflow, run.version, run.shape, run.status.value, run.priority, run.at, run.at, wake_at,
+            run.owner, epoch, run.input_digest, run.idempotency_key, pack_names(run.waiting),
+        ),
+    )  # fmt: skip
+    tx.cursor.execute(queries.APPEND, (tx.cursor.lastrowid, 1, epoch, run.at, FORMAT, *texts))
+
+
+def commit(tx: Transaction, commit: Commit, texts: Texts) -> Committed:
+    """One step forward, if everything is as its holder saw it (D12)."""
+    if not is_live(tx, commit.owner) or not _update(tx, commit):
+        return _refuse(tx, commit, texts)
+    position = commit.position
+    if commit.records:
+        position += 1
+        tx.cursor.execute(queries.APPEND, (commit.ref, position, commit.epoch, commit.at, FORMAT, *texts))
+    for seq in commit.consumed:
+        tx.cursor.execute(queries.CONSUME, (position, commit.ref, seq))
+    if commit.release or commit.ended:
+        tx.notify = True
+    prolong(tx, commit.owner)
+    return Committed(tx.now)
+
+
+def _update(tx: Transaction, commit: Commit) -> bool:
+    moved = (commit.position + 1, commit.at) if commit.records else (commit.position, None)
+    seen = (commit.ref, commit.run_id, commit.owner, commit.epoch, commit.position, commit.inbox_seq)
+    wake_at = tx.now if commit.wake_at == 0 else commit.wake_at
+    stand = (commit.status.value, wake_at, pack_names(commit.waiting), commit.blocked)
+    cursor = tx.cursor
+    ended = commit.ended
+    if not commit.release and not ended and cursor.execute(queries.STEP, (*moved, *seen, *stand)).rowcount == 1:
+        return True
+    change = (*moved, *stand, ended, commit.at, commit.release)
+    return cursor.execute(queries.MOVE, (*change, *seen)).rowcount == 1
+
+
+def _refuse(tx: Transaction, commit: Commit, texts: Texts) -> Committed:
+    """Why nothing was written: it was written before, the lease is lost, or there are newer postings."""
+    row = tx.row(queries.STAND, (commit.ref, commit.run_id))
+    if row is None:
+        raise RunNotFound(f"run {commit.run_id!r} was deleted")
+    owner, epoch, position, inbox_seq = row
+    if commit.records and tx.row(queries.WRITTEN, (commit.ref, commit.position + 1)) == (
+        commit.epoch, commit.at, *texts,
+    ):  # fmt: skip
+        return Committed(tx.now)
+    if owner != commit.owner or epoch != commit.epoch or not is_live(tx, commit.owner):
+        raise LeaseLost(f"run {commit.run_id!r} is held by another worker")
+    if position != commit.position or inbox_seq < commit.inbox_seq:
+        raise LeaseLost(f"run {commit.run_id!r} stands at {position}, not at {commit.position}")
+    return Committed(tx.now, newer(tx, commit.ref, commit.inbox_seq))
+
+
+def newer(tx: Transaction, ref: int, seen: int) -> tuple[Posting, ...]:
+    """Pending postings behind `seen`."""
+    return tuple([posting_of(row) for row in tx.cursor.execute(queries.NEWER, (ref, seen))])
+
+
+def post(tx: Transaction, leases: Leases, run_id: str, posting: NewPosting, workflow: str | None, taker: str | None) -> RawPosted:
+    """Accept a posting, and let `taker` have the run if nothing live holds it (contract 7)."""
+    row = tx.row(queries.ADDRESS, (run_id,))
+    if row is None:
+        raise RunNotFound(f"no run {run_id!r} in this storage")
+    ref, of, status, owner, inbox_seq = row
+    if workflow is not None and of != workflow:
+        raise RunNotFound(f"run {run_id!r} is of workflow {of!r}, not {workflow!r}")
+    known = None
+    if posting.signal_id is not None:
+        known = tx.row(queries.KNOWN_SIGNAL, (ref, posting.signal_id))
+    if known is None:
+        _accept(tx, run_id, posting, row)
+    run = None
+    if taker is not None and status not in ENDED and status != RunStatus.BLOCKED.value and is_live(tx, taker):
+        run = leases.seize(tx, run_id, owner, taker)
+    seq = inbox_seq + 1 if known is None else known[0]
+    return RawPosted(tx.row(queries.HEADER, (run_id,)), seq, known is None, tx.now, run)
+
+
+def _accept(tx: Transaction, run_id: str, posting: NewPosting, row: Any) -> None:
+    ref, _, status, owner, inbox_seq = row
+    if status in ENDED:
+        raise RunFinished(f"run {run_id!r} has ended: it is {status}")
+    if posting.kind == "signal" and tx.row(queries.PENDING, (ref, posting.limit))[0] >= posting.limit:
+        raise InboxFull(f"run {run_id!r} has {posting.limit} signals that nothing has taken yet")
+    seq = inbox_seq + 1
+    tx.cursor.execute(queries.POST, (ref, seq, posting.kind, posting.name, posting.payload, posting.signal_id, tx.now))
+    if owner is None and status != RunStatus.BLOCKED.value:
+        tx.cursor.execute(queries.RING_FREE, (seq, tx.now, tx.now, ref))
+    else:
+        tx.cursor.execute(queries.RING, (seq, ref))
+    tx.notify = True
+
+
+def delete(tx: Transaction, run_id: str) -> None:
+    """Forget an ended run."""
+    row = tx.row(queries.ENDED, (run_id,))
+    if row is None:
+        raise RunNotFound(f"no run {run_id!r} in this storage")
+    ref, status = row
+    if status not in ENDED:
+        raise RunNotFinished(f"run {run_id!r} is {status}: cancel it first")
+    _forget(tx, ref)
+
+
+def purge(tx: Transaction, finished_for: int, limit: int) -> int:
+    """Forget runs that ended long ago, the oldest first."""
+    old = tx.cursor.execute(queries.OLD, (tx.now - finished_for, max(limit, 0))).fetchall()
+    for (ref,) in old:
+        _forget(tx, ref)
+    return len(old)
+
+
+def _forget(tx: Transaction, ref: int) -> None:
+    for statement in queries.DELETE:
+        tx.cursor.execute(statement, (ref,))

@@ -1,0 +1,127 @@
+"""The versions of the file's schema, and how a connection gets there (S15.4, I50)."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flux.errors import StorageMisused, StorageTooNew
+
+from . import queries
+from .errors import is_busy
+
+APPLICATION_ID = 0x666C7578  # "flux"
+_SET_APPLICATION = f"PRAGMA application_id = {APPLICATION_ID}"
+
+Pause = Callable[[], None]
+Step = Callable[[sqlite3.Cursor], None]
+
+
+class Patience:
+    """Waits for a busy file about a millisecond at a time, for ever, and says so now and then."""
+
+    __slots__ = ("_interval", "_started", "_warn", "_warn_at")
+
+    def __init__(self, interval: float, warn: Callable[[float], None]) -> None:
+        self._interval = interval
+        self._warn = warn
+        self._started = time.monotonic()
+        self._warn_at = self._started + interval
+
+    def __call__(self) -> None:
+        """Wait once."""
+        time.sleep(random.uniform(0.0005, 0.0015))
+        now = time.monotonic()
+        if now >= self._warn_at:
+            self._warn_at = now + self._interval
+            self._warn(now - self._started)
+
+
+def _create(cursor: sqlite3.Cursor) -> None:
+    cursor.execute(queries.TABLES)
+    alone = cursor.fetchone()[0] == 0
+    for statement in _statements(Path(__file__).with_name("schema.sql").read_text("utf-8")):
+        cursor.execute(statement)
+    cursor.execute(queries.FIRST_VERSION, (0,))
+    if alone:
+        cursor.execute(_SET_APPLICATION)
+
+
+# Step n leads from version n to n + 1. A step that was released never changes.
+STEPS: tuple[Step, ...] = (_create,)
+VERSION = len(STEPS)
+
+
+def open_connection(path: str, synchronous: str, patience: Callable[[], Pause]) -> sqlite3.Connection:
+    """A connection for the writer, on a file that is checked and migrated.
+
+    Raises StorageTooNew and StorageMisused before anything is touched, and sqlite3.Error.
+    """
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256)
+    try:
+        _patiently(patience(), lambda: _check(connection, path))
+        _patiently(patience(), lambda: connection.execute(queries.WAL).fetchone())
+        connection.execute(queries.SYNCHRONOUS[synchronous])
+        _patiently(patience(), lambda: _migrate(connection, path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _patiently(pause: Pause, act: Callable[[], object]) -> None:
+    while True:
+        try:
+            act()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+        else:
+            return
+        pause()
+
+
+def _check(connection: sqlite3.Connection, path: str) -> int:
+    """The file's version, 0 where flux has not been."""
+    application = connection.execute(queries.APPLICATION).fetchone()[0]
+    if application not in (0, APPLICATION_ID):
+        raise StorageMisused(f"{path} is the file of another program (application_id {application:#x}): choose another one")
+    if connection.execute(queries.HAS_SCHEMA).fetchone() is None:
+        return 0
+    row = connection.execute(queries.VERSION).fetchone()
+    version = 0 if row is None else row[0]
+    if not isinstance(version, int) or version < 1:
+        raise StorageMisused(f"{path} has a table flux_schema that flux did not write: choose another file")
+    if version > VERSION:
+        raise StorageTooNew(f"{path} has schema version {version}, this flux knows up to {VERSION}: upgrade flux")
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    """All missing steps in one transaction; whoever comes second finds them done."""
+    if _check(connection, path) == VERSION:
+        return
+    cursor = connection.cursor()
+    cursor.execute(queries.BEGIN)
+    try:
+        for step in STEPS[_check(connection, path) :]:
+            step(cursor)
+        cursor.execute(queries.SET_VERSION, (VERSION,))
+        cursor.execute(queries.COMMIT)
+    except BaseException:
+        if connection.in_transaction:
+            cursor.execute(queries.ROLLBACK)
+        raise
+
+
+def _statements(script: str) -> Iterator[str]:
+    lines: list[str] = []
+    for line in script.splitlines():
+        lines.append(line)
+        statement = "\n".join(lines)
+        if line.rstrip().endswith(";") and sqlite3.complete_statement(statement):
+            yield statement
+            lines.clear()

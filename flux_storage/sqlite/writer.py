@@ -1,0 +1,222 @@
+"""The one writer of a storage: a thread that commits what has gathered, all of it in one transaction.
+
+Group commit (I47): while one transaction is being synced to disk, the next operations gather. Each operation has its own
+outcome. One that the contract refuses raises a FluxError before it has written anything, and the others go on. When the
+transaction itself fails it is rolled back and every operation is tried alone, so that a bad one fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from flux.errors import FluxError
+
+from . import queries
+from .errors import is_busy, translate
+from .schema import Patience, open_connection
+
+BATCH = 256  # operations in one transaction
+
+IDLE, RUNNING, WAITING = 0, 1, 2  # what the thread does: nothing, needs the interpreter, waits for disk or file
+
+_log = logging.getLogger("flux.storage.sqlite")
+
+
+class Transaction:
+    """What an operation works with: a cursor inside a transaction, and the time of the storage.
+
+    `notify`: set it when others may wait for this change. `workers`: what is known of workers here, by nonce.
+    `afterwards`: called once the transaction is durable.
+    """
+
+    __slots__ = ("afterwards", "cursor", "notify", "now", "workers")
+
+    def __init__(self, cursor: sqlite3.Cursor, now: int) -> None:
+        self.cursor = cursor
+        self.now = now
+        self.notify = False
+        self.workers: dict[str, tuple[int, int] | None] = {}
+        self.afterwards: list[Callable[[], None]] = []
+
+    def row(self, sql: str, parameters: Any = ()) -> Any:
+        """The first row, or None."""
+        return self.cursor.execute(sql, parameters).fetchone()
+
+
+class Operation:
+    """One verb on its way: the work, and what became of it."""
+
+    __slots__ = ("error", "future", "value", "work")
+
+    def __init__(self, work: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
+        self.work = work
+        self.future = future
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def settle(self) -> None:
+        """Answer the caller, if it still waits. On its event loop."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.value)
+
+
+class Batch(Protocol):
+    """Operations handed over together. `answer` is called in the writer's thread, once their outcomes stand."""
+
+    operations: list[Operation]
+
+    def answer(self) -> None:
+        """Let the callers know."""
+        ...
+
+
+class Writer:
+    """The thread and its connection. It opens the file when it starts; `opened` and `closed` are called in the thread."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        synchronous: str,
+        busy_warning: float,
+        now: Callable[[], int],
+        changed: Callable[[int], None],
+        opened: Callable[[Exception | None], None],
+        closed: Callable[[], None],
+    ) -> None:
+        self.phase = IDLE
+        self._path = path
+        self._synchronous = synchronous
+        self._busy_warning = busy_warning
+        self._now = now
+        self._changed = changed
+        self._opened = opened
+        self._closed = closed
+        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._gate = threading.Lock()
+        self._stopped = False
+        self.thread = threading.Thread(target=self._run, name="flux-sqlite-writer", daemon=True)
+        self.thread.start()
+
+    def hand_over(self, batch: Batch) -> bool:
+        """Queue a batch; False when the thread takes no more."""
+        with self._gate:
+            if self._stopped:
+                return False
+            self._queue.put(batch)
+            return True
+
+    def stop(self) -> None:
+        """Finish what is queued, then end."""
+        with self._gate:
+            self._stopped = True
+            self._queue.put(None)
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        try:
+            self._connection = open_connection(self._path, self._synchronous, self._patience)
+            self._cursor = self._connection.cursor()
+            self._changed(self._cursor.execute(queries.CHANGES).fetchone()[0])
+        except Exception as error:
+            self._opened(translate(error, self._path))
+            return
+        self._opened(None)
+        try:
+            while self._serve():
+                pass
+        finally:
+            self._connection.close()
+            self._closed()
+
+    def _serve(self) -> bool:
+        """Perform what is queued; False when that was the last."""
+        batch = self._queue.get()
+        if batch is None:
+            return False
+        batches = [batch]
+        operations = list(batch.operations)
+        last = False
+        while len(operations) < BATCH:
+            try:
+                batch = self._queue.get_nowait()
+            except Empty:
+                break
+            if batch is None:
+                last = True
+                break
+            batches.append(batch)
+            operations += batch.operations
+        self._perform(operations)
+        for batch in batches:
+            batch.answer()
+        return not last
+
+    def _perform(self, operations: list[Operation]) -> None:
+        try:
+            self._transact(operations)
+        except Exception as error:
+            if len(operations) == 1:
+                operations[0].error = translate(error, self._path)
+            else:
+                for operation in operations:
+                    self._perform([operation])
+        finally:
+            self.phase = IDLE
+
+    def _transact(self, operations: list[Operation]) -> None:
+        patience: Patience | None = None
+        while True:
+            try:
+                transaction = self._attempt(operations)
+            except Exception as error:
+                if self._connection.in_transaction:
+                    self._cursor.execute(queries.ROLLBACK)
+                if not is_busy(error):
+                    raise
+            else:
+                break
+            patience = patience or self._patience()
+            self.phase = WAITING
+            patience()
+        for act in transaction.afterwards:
+            act()
+
+    def _attempt(self, operations: list[Operation]) -> Transaction:
+        cursor = self._cursor
+        self.phase = RUNNING
+        cursor.execute(queries.BEGIN)
+        transaction = Transaction(cursor, self._now())
+        for operation in operations:
+            try:
+                operation.error = None
+                operation.value = operation.work(transaction)
+            except FluxError as error:
+                operation.error = error
+        changes = 0
+        if transaction.notify:
+            changes = transaction.row(queries.CHANGES)[0] + 1
+            cursor.execute(queries.SET_CHANGES, (changes,))
+        self.phase = WAITING
+        cursor.execute(queries.COMMIT)
+        self.phase = RUNNING
+        if changes:
+            self._changed(changes)
+        return transaction
+
+    def _patience(self) -> Patience:
+        return Patience(self._busy_warning, self._warn)
+
+    def _warn(self, seconds: float) -> None:
+        _log.warning("%s has been locked by somebody else for %.0f s; still waiting", self._path, seconds)
