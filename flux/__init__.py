@@ -1,0 +1,72 @@
+"""Durable workflows: steps that survive crashes, restarts and deploys.
+
+Where things are, from the outside in:
+
+    builder.py      create_workflow(...).step(...): a definition, checked as it is built (check.py), drawn by diagram.py
+    engine/         FluxEngine: drives runs. Read driver.py: perform, commit, go on
+    context.py      what a handler sees: ctx.data, ctx.results, ctx.input
+    core/           the pure machine: decide, evolve, outstanding. Read machine.py; it needs nothing of the rest
+    storage.py      the seam to storages, as numbered sentences; flux_storage/ has memory and SQLite
+    codec.py        values as text; journal.py: records as rows; failures.py: exceptions as values
+    testing/        a virtual clock and the storage conformance suite
+    errors.py       every error, drawn as a tree
+"""
+
+from .builder import Branch, Workflow, branch, create_workflow
+from .codec import Codec, JsonCodec
+from .context import Context
+from .core.retry import Retry
+from .core.status import RunStatus, StepStatus
+from .engine.engine import FluxEngine, run
+from .engine.handle import RunHandle
+from .engine.hooks import Event, Hooks
+from .engine.view import HistoryLine, Page, RunResult, RunSummary
+from .engine.worker import Worker
+from .errors import (
+    DeadlineExceeded,
+    DefinitionChanged,
+    EngineClosed,
+    FluxError,
+    InboxFull,
+    InvalidArgument,
+    InvalidInput,
+    InvalidPayload,
+    InvalidWorkflow,
+    LeaseLost,
+    NonRetryable,
+    NotStorable,
+    RetryAfter,
+    RunCancelled,
+    RunConflict,
+    RunFailed,
+    RunFinished,
+    RunHeld,
+    RunNotFinished,
+    RunNotFound,
+    StepError,
+    StepTimeout,
+    StorageMisused,
+    StorageTooNew,
+    StorageUnavailable,
+    UnknownOutcome,
+    UnknownSignal,
+    UnknownWorkflow,
+    UnreadableRun,
+    WaitTimeout,
+    WorkerCrashed,
+)
+from .storage import WorkflowStorage
+from .waiting import WaitFor, wait
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Branch", "Codec", "Context", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "Event", "FluxEngine",
+    "FluxError", "HistoryLine", "Hooks", "InboxFull", "InvalidArgument", "InvalidInput", "InvalidPayload",
+    "InvalidWorkflow", "JsonCodec", "LeaseLost", "NonRetryable", "NotStorable", "Page", "Retry", "RetryAfter",
+    "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunHandle", "RunHeld", "RunNotFinished",
+    "RunNotFound", "RunResult", "RunStatus", "RunSummary", "StepError", "StepStatus", "StepTimeout",
+    "StorageMisused", "StorageTooNew", "StorageUnavailable", "UnknownOutcome", "UnknownSignal", "UnknownWorkflow",
+    "UnreadableRun", "WaitFor", "WaitTimeout", "Worker", "WorkerCrashed", "Workflow", "WorkflowStorage",
+    "branch", "create_workflow", "run", "wait",
+]  # fmt: skip

@@ -1,0 +1,439 @@
+"""What a handler is given: `ctx`.
+
+Everything a handler sees is decoded when it is touched, for this attempt alone: what it changes and does not commit is
+gone with the attempt (S3.4), and one attempt never sees another's objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, cast
+
+from typing_extensions import TypeVar
+
+from .codec import Codec
+from .core.commands import Changes
+from .core.plan import UNDO
+from .core.state import RunState
+from .core.status import StepStatus
+from .errors import NotStorable
+
+InputT = TypeVar("InputT", default=Any)
+DataT = TypeVar("DataT", default=Any)
+
+__all__ = ["Context", "Data", "Results"]
+
+logger = logging.getLogger("flux.run")
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_ABSENT: Any = object()
+
+
+class Data(dict[str, Any]):
+    """A run's data as one attempt sees it: a dict, also readable and writable as attributes.
+
+    Values are decoded when first touched; what was touched and differs in the end is what the attempt changed (D22). The unit of
+    change is the top-level key.
+    """
+
+    __slots__ = ("_codec", "_stored", "_texts", "_whole")
+
+    def __init__(self, texts: Mapping[str, str], codec: Codec) -> None:
+        super().__init__()
+        _set(self, "_texts", texts)  # as committed; never changed here
+        _set(self, "_codec", codec)
+        _set(self, "_stored", {})  # key -> the scalar it was decoded to: unchanged while identical
+        _set(self, "_whole", not texts)
+
+    # The dict itself holds the values touched so far; deleted keys hold _ABSENT until the whole is loaded.
+
+    def _load(self, key: str) -> Any:
+        value = dict.get(self, key, _UNREAD)
+        if value is _UNREAD:
+            text = None if self._whole else self._texts.get(key)
+            if text is None:
+                raise KeyError(key)
+            value = self._codec.decode(text)
+            if type(value) in _SCALARS:
+                self._stored[key] = value
+            dict.__setitem__(self, key, value)
+        if value is _ABSENT:
+            raise KeyError(key)
+        return value
+
+    def _load_all(self) -> None:
+        if self._whole:
+            return
+        ordered = dict.fromkeys(self._texts, _UNREAD)
+        ordered.update(dict.items(self))
+        dict.clear(self)
+        _set(self, "_whole", True)
+        for key, value in ordered.items():
+            if value is _UNREAD:
+                value = self._codec.decode(self._texts[key])
+                if type(value) in _SCALARS:
+                    self._stored[key] = value
+            if value is not _ABSENT:
+                dict.__setitem__(self, key, value)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._load(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, or the default."""
+        try:
+            return self._load(key)
+        except KeyError:
+            return default
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if type(key) is not str:
+            raise TypeError(f"a key of the data is a str, got {type(key).__name__} {key!r}")
+        dict.__setitem__(self, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        if key not in self:
+            raise KeyError(key)
+        if self._whole:
+            dict.__delitem__(self, key)
+        else:
+            dict.__setitem__(self, key, _ABSENT)
+
+    def __contains__(self, key: object) -> bool:
+        value = dict.get(self, cast(str, key), _UNREAD)
+        if value is _UNREAD:
+            return not self._whole and key in self._texts
+        return value is not _ABSENT
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value, set to the default where there is none."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Remove the key and return its value."""
+        if key not in self and default:
+            return default[0]
+        value = self[key]
+        del self[key]
+        return value
+
+    def update(self, *others: Any, **values: Any) -> None:
+        """Set several keys."""
+        for key, value in dict(*others, **values).items():
+            self[key] = value
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._load(name)
+        except KeyError:
+            raise AttributeError(f"the run's data has no {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"the run's data has no {name!r}") from None
+
+    def changes(self, where: str) -> Changes | None:
+        """What this attempt changed, encoded. Raises NotStorable naming the key (S15.1)."""
+        found: Changes = {}
+        for key, value in dict.items(self):
+            if value is _ABSENT:
+                found[key] = None
+            elif key not in self._stored or self._stored[key] is not value:
+                text = self._codec.encode(value, f"{where}: data[{key!r}]")
+                if self._texts.get(key) != text:
+                    found[key] = text
+        if self._whole:
+            for key in self._texts:
+                if not dict.__contains__(self, key):
+                    found[key] = None
+        return found or None
+
+
+_set: Callable[[Any, str, Any], None] = object.__setattr__
+_UNREAD: Any = object()
+
+
+def _whole(name: str) -> Any:
+    """A dict method that first needs every value."""
+    method = getattr(dict, name)
+
+    def call(self: Data, *args: Any) -> Any:
+        self._load_all()
+        return method(self, *args)
+
+    call.__name__ = name
+    call.__doc__ = f"As `dict.{name}`."
+    return call
+
+
+for _name in (
+    "__iter__", "__len__", "__eq__", "__ne__", "__repr__", "__or__", "__ror__", "__reversed__", "keys", "values", "items",
+    "popitem", "copy",
+):  # fmt: skip
+    setattr(Data, _name, _whole(_name))
+
+
+def _clear(self: Data) -> None:
+    """Remove every key."""
+    self._load_all()
+    dict.clear(self)
+
+
+def _merge(self: Data, other: Any) -> Data:
+    self.update(other)
+    return self
+
+
+def _as_dict(self: Data, memo: Any = None) -> dict[str, Any]:
+    return dict(self.items())
+
+
+Data.clear = _clear  # type: ignore[assignment,method-assign]
+Data.__ior__ = _merge  # type: ignore[assignment,method-assign]
+Data.__deepcopy__ = _as_dict  # type: ignore[attr-defined]
+
+
+class ReadOnlyData(Data):
+    """The run's data as a compensation sees it: as last committed, not to be changed (S10.1)."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("a compensation reads the run's data, it cannot change it (S10.1)")
+
+    def __delitem__(self, key: str) -> None:
+        self[key] = None
+
+    def clear(self) -> None:
+        """Refused."""
+        self[""] = None
+
+    def popitem(self) -> Any:
+        """Refused."""
+        self[""] = None
+
+    def changes(self, where: str) -> Changes | None:
+        """None: what is nested inside a value may have been touched, and is dropped."""
+        return None
+
+
+class Results(Mapping[str, Any]):
+    """What the steps of a run returned and its waits received, by name or path; decoded when touched.
+
+    A name is looked up beside the asking step first, then outside. A skipped step has no result.
+    """
+
+    __slots__ = ("_codec", "_prefix", "_state")
+
+    def __init__(self, state: RunState, codec: Codec, prefix: str = "") -> None:
+        self._state = state
+        self._codec = codec
+        self._prefix = prefix
+
+    def __getitem__(self, name: str) -> Any:
+        prefix = self._prefix
+        while True:
+            path = f"{prefix}/{name}" if prefix else name
+            if self._has(path):
+                return result_of(self._state, path, self._codec)
+            if not prefix:
+                raise KeyError(name)
+            prefix = prefix.rpartition("/")[0]
+
+    def _has(self, path: str) -> bool:
+        st = self._state.steps.get(path)
+        return st is not None and st.node.undoes is None and has_result(self._state, path)
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for path in self._state.steps if "/" not in path and self._has(path))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def has_result(state: RunState, path: str) -> bool:
+    """Whether the step at `path` ended with a result."""
+    st = state.steps[path]
+    return st.result is not None or (st.status is StepStatus.COMPLETED and st.node.undoes is None)
+
+
+def result_of(state: RunState, path: str, codec: Codec) -> Any:
+    """The result of the step at `path`; where it went into a branch, a mapping of that branch's results (or the one)."""
+    st = state.steps[path]
+    if st.result is not None:
+        return codec.decode(st.result)
+    body = st.node.bodies.get("on_timeout")
+    if body is None:
+        return None
+    prefix = path if body.single else f"{path}/on_timeout"
+    inner = {
+        node.name: result_of(state, f"{prefix}/{node.name}", codec)
+        for node in body.nodes
+        if f"{prefix}/{node.name}" in state.steps and has_result(state, f"{prefix}/{node.name}")
+    }
+    return inner.get("on_timeout") if body.single else inner
+
+
+class Context(Generic[InputT, DataT]):
+    """What a handler is called with.
+
+    Attributes: `run_id`, `workflow` and `version` (names), `step` (name), `path`, `attempt` (from 1), `idempotency_key`; `input`, `data`,
+    `results`, `error` and `result` (in a compensation), `logger`.
+    """
+
+    __slots__ = ("_cache", "_codec", "_source", "_state", "attempt", "path", "run_id", "step")
+
+    def __init__(self, source: Source, run_id: str, state: RunState, path: str, step: str, attempt: int) -> None:
+        self._source = source
+        self._codec = source.codec
+        self._state = state
+        self._cache: dict[str, Any] | None = None
+        self.run_id = run_id
+        self.path = path
+        self.step = step
+        self.attempt = attempt
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        cache = self._cache
+        if cache is None:
+            cache = self._cache = {}
+        elif name in cache:
+            return cache[name]
+        value = cache[name] = make()
+        return value
+
+    @property
+    def workflow(self) -> str:
+        """The workflow's name."""
+        return self._state.workflow
+
+    @property
+    def version(self) -> str:
+        """The workflow's version."""
+        return self._state.version
+
+    @property
+    def input(self) -> InputT:
+        """The run's input, as the declared type. In a compensation too: the run's input."""
+        return cast(InputT, self._once("input", lambda: self._source.read_input(self._state.input)))
+
+    @property
+    def data(self) -> DataT:
+        """The run's data, to be read and changed: a dict with attribute access, or the declared dataclass (D22)."""
+        undoing = self.path.endswith(UNDO)
+        return cast(DataT, self._once("data", lambda: self._source.read_data(self._state.data, undoing)))
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """What steps returned and waits received, by name."""
+        return cast(
+            "Mapping[str, Any]",
+            self._once("results", lambda: Results(self._state, self._codec, self.path.rpartition("/")[0])),
+        )
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt and every recovery of this step of this run; for passing to outside services (S3.5, D2)."""
+        return cast(str, self._once("key", lambda: self._source.idempotency_key(self.run_id, self.path)))
+
+    @property
+    def result(self) -> Any:
+        """In a compensation: what the step returned, None where that is not known (S10.1)."""
+        return self._once("result", self._undone_result)
+
+    def _undone_result(self) -> Any:
+        st = self._state.steps.get(self.path.removesuffix(UNDO))
+        return None if st is None or st.result is None else self._codec.decode(st.result)
+
+    @property
+    def error(self) -> BaseException | None:
+        """In a compensation: what went wrong. None elsewhere."""
+        return cast("BaseException | None", self._once("error", self._cause))
+
+    def _cause(self) -> BaseException | None:
+        unwinding = self._state.unwinding
+        return None if unwinding is None else self._source.rebuild(unwinding.failure)
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger (`flux.run`) whose records carry run_id, path and attempt as extras."""
+        extra = {"run_id": self.run_id, "path": self.path, "attempt": self.attempt}
+        return cast(
+            "logging.LoggerAdapter[logging.Logger]",
+            self._once("logger", lambda: logging.LoggerAdapter(logger, extra)),
+        )
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far this attempt is (0 to 1). Not journaled: seen while it runs, gone afterwards (D26)."""
+        self._source.progress(self.run_id, self.path, fraction, message)
+
+    def changes(self) -> Changes | None:
+        """What this attempt changed in the data, encoded; for the engine. Raises NotStorable."""
+        cache = self._cache
+        if cache is None or "data" not in cache or self.path.endswith(UNDO):
+            return None
+        data = cache["data"]
+        if isinstance(data, Data):
+            return data.changes(self.path)
+        return self._typed_changes(data)
+
+    def _typed_changes(self, data: Any) -> Changes | None:
+        before = self._state.data
+        found: Changes = {}
+        for field in dataclasses.fields(data):
+            text = self._codec.encode(getattr(data, field.name), f"{self.path}: data.{field.name}")
+            if before.get(field.name) != text:
+                found[field.name] = text
+        return found or None
+
+    def __repr__(self) -> str:
+        return f"<Context {self._state.workflow} {self.run_id} {self.path} attempt {self.attempt}>"
+
+
+class Source:
+    """What contexts of one workflow in one engine share: how to read input, data and errors."""
+
+    __slots__ = ("codec", "data_type", "idempotency_key", "progress", "read_input", "rebuild")
+
+    def __init__(
+        self,
+        codec: Codec,
+        read_input: Callable[[str], Any],
+        data_type: type[Any] | None,
+        rebuild: Callable[[Any], BaseException],
+        idempotency_key: Callable[[str, str], str],
+        progress: Callable[[str, str, float, str], None],
+    ) -> None:
+        self.codec = codec
+        self.read_input = read_input
+        self.data_type = data_type
+        self.rebuild = rebuild
+        self.idempotency_key = idempotency_key
+        self.progress = progress
+
+    def read_data(self, texts: Mapping[str, str], undoing: bool) -> Any:
+        """The data for one attempt."""
+        if self.data_type is None:
+            return (ReadOnlyData if undoing else Data)(texts, self.codec)
+        names = {field.name for field in dataclasses.fields(self.data_type)}
+        values = {key: self.codec.decode(text) for key, text in texts.items() if key in names}
+        try:
+            return self.data_type(**values)
+        except TypeError as error:
+            raise NotStorable(f"the run's data does not make a {self.data_type.__name__}: {error}") from error
+
+
+if TYPE_CHECKING:
+    _: Context[Any, Any]

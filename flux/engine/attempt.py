@@ -1,0 +1,301 @@
+"""One attempt: a handler called once, its outcome turned into a command.
+
+An `async` handler is driven in place: it is entered without a task or a timer, and only when it really suspends is its timer armed.
+A `def` handler runs on a worker thread. Cancelling reaches a handler as a cancellation of the task it runs in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from types import coroutine
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+
+from ..clock import Timer
+from ..codec import Codec, Undecodable
+from ..context import Context
+from ..core.commands import Command, Cut, CutCause, Raised, Released, Returned, Suspended
+from ..core.plan import UNDO, Node
+from ..core.state import StepState
+from ..errors import InvalidArgument, InvalidWorkflow, NonRetryable, NotStorable, RetryAfter, StepTimeout
+from ..failures import capture
+from ..waiting import WaitFor
+
+if TYPE_CHECKING:
+    from .driver import Driver
+
+_FINAL = (NonRetryable, NotStorable, InvalidWorkflow, InvalidArgument)  # never worth another try (S4.2, S15.1)
+
+
+class Attempt:
+    """One try of one step. `cut` stops it from outside."""
+
+    __slots__ = ("_asked", "_codec", "_driver", "_task", "_timers", "_uncalled", "context", "cut_cause", "node", "st", "timed_out")
+
+    def __init__(self, driver: Driver, st: StepState, context: Context[Any, Any]) -> None:
+        self._driver = driver
+        self._codec: Codec = driver.bound.codec
+        self._task: asyncio.Task[Any] | None = None
+        self._timers: list[Timer] = []
+        self._asked = 0
+        self._uncalled = False  # its handler waits for a thread: stopped now, it is not in doubt (D7)
+        self.st = st
+        self.node: Node = st.node
+        self.context = context
+        self.timed_out = False
+        self.cut_cause: CutCause | None = None
+
+    # --- stopping it
+
+    def cut(self, cause: CutCause) -> None:
+        """Stop the handler, if it runs: it is then in doubt (D8)."""
+        if self.cut_cause is None and not self.timed_out:
+            self.cut_cause = cause
+            self._cancel()
+
+    def _overrun(self) -> None:
+        if self.cut_cause is None:
+            self.timed_out = True
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._asked += 1
+            self._task.cancel()
+
+    def _arm(self) -> None:
+        """The handler has suspended: from here on it can overrun, and be stopped."""
+        self._task = asyncio.current_task()
+        self._limit()
+        self._driver.suspended_in(self)
+
+    def _limit(self, *, thread: bool = False) -> None:
+        clock = self._driver.host.clock
+        later = clock.poll_later if thread else clock.limit_later  # a thread runs in real time, whatever the clock
+        if self.node.timeout is not None:
+            self._timers.append(later(self.node.timeout / 1_000_000, self._overrun))
+        left = self._driver.deadline_left(self.node)
+        if left is not None:
+            self._timers.append(later(left, self.cut, "deadline"))
+
+    def _disarm(self) -> None:
+        while self._timers:
+            self._timers.pop().cancel()
+        if self._task is not None:
+            for _ in range(self._asked):
+                self._task.uncancel()
+            self._asked = 0
+            self._task = None
+
+    # --- running it
+
+    async def run(self, call: Coroutine[Any, Any, Any] | None, waits_for: Any) -> Command:
+        """Say what came of the handler that was `Entered`.
+
+        Raises what is not the handler's to decide: KeyboardInterrupt, SystemExit, the cancellation of the engine itself, and Undecodable
+        when the handler touched a stored value that cannot be read.
+        """
+        try:
+            if call is not None:
+                result = await self._enter(call, waits_for)
+            elif waits_for is not None:
+                raise waits_for
+            else:
+                result = await self._call_when_free()
+        except Undecodable:
+            raise
+        except Exception as error:
+            return self._failed(error)
+        except asyncio.CancelledError as error:
+            if self.timed_out or self.cut_cause is not None:
+                return self.stopped()
+            if _cancelled_from_outside():
+                raise
+            return self._failed(error)
+        if self.timed_out or self.cut_cause is not None:
+            return self.stopped()
+        return returned(self.st, self.context, self._codec, result)
+
+    async def _enter(self, call: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
+        self._arm()
+        try:
+            return await _go_on(call, waits_for)
+        finally:
+            self._disarm()
+
+    async def _call_when_free(self) -> Any:
+        """Call a handler on a thread; or in place, once no thread of the step that it undoes is left (D9)."""
+        key = self._driver.run_id, self.st.path.removesuffix(UNDO)
+        self._task = asyncio.current_task()
+        self._uncalled = True
+        self._driver.suspended_in(self)
+        try:
+            await self._driver.host.threads.free(key)
+            if not self.node.extra:
+                return await self._call_in_thread(key)
+        finally:
+            self._disarm()
+        self._uncalled = False
+        self._arm()
+        try:
+            return await self.node.handler(self.context)  # type: ignore[misc]
+        finally:
+            self._disarm()
+
+    async def _call_in_thread(self, key: tuple[str, str]) -> Any:
+        threads = self._driver.host.threads
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        turn = [True]  # whoever takes it decides: the thread that calls the handler, or the stop that came before
+
+        def call() -> Any:
+            try:
+                turn.pop()
+            except IndexError:
+                return None
+            loop.call_soon_threadsafe(self._arm_for, task)  # the timeout counts from the call (D9)
+            try:
+                return self.node.handler(self.context)  # type: ignore[misc]
+            finally:
+                threads.leave(loop, key)
+
+        threads.enter(key)
+        try:
+            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads.limiter)
+        finally:
+            self._uncalled = bool(turn and turn.pop())
+            if self._uncalled:
+                threads.left(key)
+        return await result if inspect.isawaitable(result) else result
+
+    def _arm_for(self, task: asyncio.Task[Any] | None) -> None:
+        if self._task is task and not self._timers:
+            self._limit(thread=True)
+
+    # --- what came of it
+
+    def _failed(self, error: BaseException) -> Command:
+        if self.timed_out or self.cut_cause is not None:
+            return self.stopped()
+        delay: int | None = None
+        retryable = False
+        if isinstance(error, RetryAfter):
+            retryable, delay = True, max(0, int(error.seconds * 1_000_000))
+        elif not isinstance(error, _FINAL):
+            retryable = self.node.retry.wants(error)
+        failure = capture(error, self._codec)
+        return Raised(self.st.path, self.st.attempt, failure, retryable, delay)
+
+    def stopped(self) -> Command:
+        """The command for a handler that was stopped: it overran, or was cut."""
+        if self._uncalled:
+            return Released(self.st.path, self.st.attempt)
+        if self.cut_cause is not None:
+            return Cut(self.st.path, self.st.attempt, self.cut_cause)
+        seconds = (self.node.timeout or 0) / 1_000_000
+        error = StepTimeout(f"attempt {self.st.attempt} of {self.st.path!r} ran longer than its timeout of {seconds:g} s")
+        failure = capture(error, self._codec)
+        return Raised(self.st.path, self.st.attempt, failure, self.node.retry.wants(error), doubt=True)
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Entered:
+    """An attempt whose outcome has to be waited for: its handler's coroutine has suspended on `waits_for`, or (without `call`) has
+    raised it, or (with neither) is still to be called, on a thread."""
+
+    attempt: Attempt
+    call: Coroutine[Any, Any, Any] | None
+    waits_for: Any
+
+
+def returned(st: StepState, context: Context[Any, Any], codec: Codec, result: Any) -> Command:
+    """The command for a handler that returned."""
+    path = st.path
+    try:
+        if type(result) is WaitFor:
+            default = codec.encode(result.default, path) if result.has_default else None
+            return Suspended(path, st.attempt, result.signal, result.timeout, default, context.changes())
+        return Returned(path, st.attempt, codec.encode(result, path), context.changes())
+    except NotStorable as error:
+        return Raised(path, st.attempt, capture(error, codec), retryable=False)
+
+
+def _cancelled_from_outside() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+@coroutine
+def _go_on(call: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    """Await the rest of a coroutine that was entered by hand and has suspended on `waits_for`."""
+    while True:
+        try:
+            sent = yield waits_for
+        except BaseException as error:
+            try:
+                waits_for = call.throw(error)
+            except StopIteration as stop:
+                return stop.value
+        else:
+            try:
+                waits_for = call.send(sent)
+            except StopIteration as stop:
+                return stop.value
+
+
+
+
+def is_async(handler: Any) -> bool:
+    """Whether calling it gives a coroutine: an `async def`, also behind a partial, a method or `__call__`."""
+    while hasattr(handler, "func") and not inspect.iscoroutinefunction(handler):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))
+
+
+class Threads:
+    """The worker threads of `def` handlers, and which steps still have one (D9)."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._limiter: anyio.CapacityLimiter | None = None
+        self._busy: dict[tuple[str, str], asyncio.Future[None]] = {}
+
+    @property
+    def limiter(self) -> anyio.CapacityLimiter:
+        """How many run at once."""
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(self._limit)
+        return self._limiter
+
+    def enter(self, key: tuple[str, str]) -> None:
+        """A thread is about to start for this step."""
+        self._busy[key] = asyncio.get_running_loop().create_future()
+
+    def leave(self, loop: asyncio.AbstractEventLoop, key: tuple[str, str]) -> None:
+        """The thread has returned; called on it."""
+        with suppress(RuntimeError):  # the loop is closed; nobody waits any more
+            loop.call_soon_threadsafe(self.left, key)
+
+    def left(self, key: tuple[str, str]) -> None:
+        """The thread is gone, or never came."""
+        done = self._busy.pop(key, None)
+        if done is not None and not done.done():
+            done.set_result(None)
+
+    def busy(self, run_id: str, path: str) -> bool:
+        """Whether a thread of the step that the compensation at `path` undoes is left."""
+        return (run_id, path.removesuffix(UNDO)) in self._busy
+
+    def free(self, key: tuple[str, str]) -> Awaitable[None]:
+        """Wait until no thread of an earlier attempt of this step is left."""
+        busy = self._busy.get(key)
+        return _nothing() if busy is None else asyncio.shield(busy)
+
+
+async def _nothing() -> None:
+    return None

@@ -1,0 +1,503 @@
+"""What applications hold: `FluxEngine`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from ..check import check_retry
+from ..clock import Clock, SystemClock
+from ..codec import Codec, JsonCodec, digest
+from ..core.commands import Advance, Command
+from ..core.machine import Moment, create
+from ..core.plan import Defaults, Plan
+from ..core.records import RunCreated
+from ..core.retry import SECOND, Retry
+from ..core.sketch import sketch
+from ..core.state import RunState, fold
+from ..core.status import TERMINAL, RunStatus
+from ..core.workflow import Definition
+from ..durations import to_microseconds
+from ..errors import DefinitionChanged, EngineClosed, InvalidArgument, RunConflict, RunNotFound, UnknownSignal, UnreadableRun
+from ..names import check_id
+from ..storage import Created, Header, NewPosting, NewRun, Query, StoredRun, WorkflowStorage
+from .attempt import Threads
+from .batch import Progress, execute_many
+from .driver import Driver
+from .handle import RunHandle
+from .hooks import Hooks
+from .host import Host, new_id
+from .lists import decode_cursor, encode_cursor, read_statuses
+from .questions import read_cancel, write_cancel
+from .registry import Bound, Registry
+from .resolve import open_storage
+from .view import Page, RunResult, RunSummary
+from .worker import StopOnSignals, Worker
+
+logger = logging.getLogger("flux.engine")
+
+Duration = float | timedelta
+PURGE_BATCH = 500
+
+
+class FluxEngine:
+    """Runs workflows on a storage. Use it as an async context manager; everything else is a call on it.
+
+    `storage` is a URL (`sqlite:///orders.db`, `memory:`) or a storage object; without one, runs live in memory.
+    `workflows` are registered at once; others are when a call names them. Durations are seconds or timedeltas: `default_timeout`
+    bounds an attempt, `lease` is how long a silent worker keeps its runs, `grace` how long closing waits for handlers,
+    `stay` how long a call stays with a run that sleeps. With `drive_in_caller=False` calls such as `signal` only post, and
+    workers carry the runs on (D19). `types` may be stored (D21), as may those that workflows declare.
+    """
+
+    def __init__(
+        self,
+        storage: str | WorkflowStorage | None = None,
+        *,
+        workflows: Iterable[Definition] = (),
+        default_retries: int = 3,
+        default_timeout: Duration | None = 30,
+        default_retry: Retry | None = None,
+        crash_limit: int = 20,
+        lease: Duration = 30,
+        grace: Duration = 20,
+        stay: Duration = 60,
+        hooks: Sequence[Hooks] = (),
+        types: Iterable[type] = (),
+        codec: Codec | None = None,
+        clock: Clock | None = None,
+        chance: random.Random | None = None,
+        threads: int = 40,
+        inbox_limit: int = 1000,
+        drive_in_caller: bool = True,
+    ) -> None:
+        self.storage: WorkflowStorage = open_storage(storage)
+        self.codec: Codec = codec or JsonCodec(types)
+        timeout = None if default_timeout is None else to_microseconds(default_timeout, "default_timeout")
+        check_retry(default_retry, "default_retry")
+        defaults = Defaults(default_retries, timeout, default_retry or Retry(), crash_limit)
+        self._progress: dict[tuple[str, str], Progress] = {}
+        self._registry = Registry(defaults, self.codec, self._note_progress)
+        self._host = Host(
+            self.storage,
+            clock or getattr(self.storage, "clock", None) or SystemClock(),
+            self._registry,
+            self.codec,
+            chance or random.Random(),
+            Threads(threads),
+            to_microseconds(lease, "lease") / SECOND,
+            to_microseconds(grace, "grace", zero=True) / SECOND,
+        )
+        self._hooks = list(hooks)
+        self._stay = to_microseconds(stay, "stay", zero=True) / SECOND
+        self._inbox_limit = inbox_limit
+        self._drive = drive_in_caller
+        for workflow in workflows:
+            self._registry.bind(workflow)
+
+    # --- opening and closing
+
+    async def __aenter__(self) -> FluxEngine:
+        if self._host.is_open:
+            raise EngineClosed("this engine is open already: one `async with` at a time")
+        await self._host.open(self._hooks)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Start nothing more, let handlers finish for `grace` seconds, give the runs back, close the storage (S14.4, D10)."""
+        if self._host.is_open:
+            await self._host.close()
+
+    # --- running
+
+    async def execute(
+        self,
+        workflow: Definition,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        idempotency_key: str | None = None,
+        priority: int = 0,
+    ) -> RunResult:
+        """Run it here and now, until it ends or suspends (S3.1). A failed run does not raise: see the result's `error`.
+
+        With the id or key of a run that exists, that run is carried on, or returned when it has ended (S2.4).
+        Raises InvalidInput, RunConflict, and what a call that cannot be carried out raises.
+        """
+        self._check_open()
+        bound = self._registry.bind(workflow)
+        lease = await self._host.lease()
+        first = bound.plan.root.nodes[0]
+        halt = self._host.draining or not (first.called and first.when is None)
+        state, new = self._new_run(bound, input, id, idempotency_key, priority, halt=halt)
+        new.owner = lease.nonce
+        driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay)
+        existing = await self._host.own(self._begin(driver, new, (Advance(),) if halt else ()))
+        return await self._result_of(driver) if existing is None else await self._carry_on(existing, bound)
+
+    async def _begin(self, driver: Driver, new: NewRun, first: tuple[Command, ...]) -> str | None:
+        """Store the run and move it until it rests, in a task of the engine's own (D19); the id of the run that was there instead."""
+        created = await self._create(new)
+        header = created.header
+        if not created.fresh:
+            return header.run_id
+        driver.ref, driver.epoch = header.ref, header.epoch
+        driver.state.settle()
+        driver.state.position = 1
+        if self._host.hooks is not None:
+            self._host.hooks.publish(driver.bound, new.run_id, new.records, new.at)
+        await self._host.move(driver, first)
+        return None
+
+    async def start(
+        self,
+        workflow: Definition,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        idempotency_key: str | None = None,
+        priority: int = 0,
+        delay: Duration = 0,
+    ) -> RunHandle:
+        """Store a run for a worker to take up, `delay` from now; durable when it returns (S3.1).
+
+        A higher `priority` (−100 to 100) goes first.
+        """
+        self._check_open()
+        bound = self._registry.bind(workflow)
+        _, new = self._new_run(bound, input, id, idempotency_key, priority, halt=True)
+        new.delay = to_microseconds(delay, "delay", zero=True)
+        created = await self._create(new)
+        if created.fresh and self._host.hooks is not None:
+            self._host.hooks.publish(bound, new.run_id, new.records, new.at)
+        return RunHandle(self, created.header.run_id)
+
+    def handle(self, id: str) -> RunHandle:
+        """A handle for a run by its id; nothing is looked up yet."""
+        return RunHandle(self, check_id(id))
+
+    def _new_run(
+        self, bound: Bound, input: Any, id: str | None, key: str | None, priority: int, *, halt: bool
+    ) -> tuple[RunState, NewRun]:
+        definition = bound.definition
+        text = bound.write_input(input)
+        now = self._host.now()
+        run_id = new_id(now) if id is None else check_id(id)
+        if key is not None:
+            check_id(key, "idempotency key")
+        if type(priority) is not int or not -100 <= priority <= 100:
+            raise InvalidArgument(f"priority is a whole number from -100 to 100, got {priority!r}")
+        deadline = None if definition.deadline is None else now + definition.deadline
+        record = RunCreated(definition.name, definition.version, bound.plan.shape, text, bound.first_data(), deadline)
+        moment = Moment(now, self._host.draw, _no_questions, read_cancel, halt)
+        state, decision = create(bound.plan, record, moment)
+        new = NewRun(
+            run_id, definition.name, definition.version, bound.plan.shape, digest(text), now,
+            tuple(decision.records), state.status, None, (), key, priority,
+        )  # fmt: skip
+        return state, new
+
+    async def _create(self, new: NewRun) -> Created:
+        created = await self.storage.create(new)
+        self._host.saw(created.now)
+        header = created.header
+        if not created.fresh and (header.workflow, header.input_digest) != (new.workflow, new.input_digest):
+            what = "another workflow" if header.workflow != new.workflow else "another input"
+            raise RunConflict(f"run {header.run_id!r} exists, of workflow {header.workflow!r}, with {what} than this call's")
+        return created
+
+    # --- carrying on
+
+    async def resume(self, workflow: Definition, id: str) -> RunResult:
+        """Carry a suspended, interrupted or blocked run on here and now (S12.2); waits while another worker moves it.
+
+        Raises RunNotFound, DefinitionChanged.
+        """
+        self._check_open()
+        return await self._carry_on(check_id(id), self._registry.bind(workflow), blocked=True)
+
+    async def signal(self, workflow: Definition, id: str, name: str, data: Any = None, *, signal_id: str | None = None) -> RunResult:
+        """Send a signal: durable when this returns (S7.2). Carries the run on here when nothing else holds it (S7.6).
+
+        Raises RunNotFound, RunFinished, UnknownSignal, InvalidPayload, InboxFull.
+        """
+        self._check_open()
+        bound = self._registry.bind(workflow)
+        check_id(id)
+        if signal_id is not None:
+            check_id(signal_id, "signal id")
+        await self._check_signal(bound, id, name)
+        payload = bound.write_payload(name, data)
+        posting = NewPosting("signal", name, payload, signal_id, self._inbox_limit)
+        return await self._post(id, posting, bound.definition.name)
+
+    async def _check_signal(self, bound: Bound, run_id: str, name: str) -> None:
+        """D25: a workflow that declares waits refuses a name that is neither declared nor awaited now."""
+        if not isinstance(name, str):
+            raise InvalidArgument(f"the name of a signal is a str, got {type(name).__name__}")
+        if not bound.signals or name in bound.signals:
+            return
+        header = await self._header(run_id)
+        if name not in header.waiting and header.status not in TERMINAL:
+            known = ", ".join(sorted(bound.signals | set(header.waiting)))
+            raise UnknownSignal(f"workflow {bound.definition.name!r} has no wait for {name!r}; it can wait for: {known}")
+
+    async def cancel(self, id: str, reason: str = "", *, compensate: bool = True, interrupt: bool = False) -> RunResult:
+        """Ask for the run to be cancelled: durable when this returns (S11). It is compensated unless `compensate=False`.
+
+        A step in flight is finished and recorded first; `interrupt=True` stops its handler instead, and it is then in doubt.
+        A cancel during compensation changes nothing. Raises RunNotFound, RunFinished.
+        """
+        self._check_open()
+        header = await self._header(check_id(id))
+        posting = NewPosting("cancel", "cancel", write_cancel(reason, compensate, interrupt))
+        return await self._post(id, posting, header.workflow, interrupt=interrupt)
+
+    async def _post(self, run_id: str, posting: NewPosting, workflow: str, *, interrupt: bool = False) -> RunResult:
+        driver = await self._host.own(self._deliver(run_id, posting, workflow, interrupt))
+        return await self.get(run_id) if driver is None else await self._follow(driver)
+
+    async def _deliver(self, run_id: str, posting: NewPosting, workflow: str, interrupt: bool) -> Driver | None:
+        """Post, and see to it that what came is looked at; the driver to stay with. In a task of the engine's own (D19)."""
+        host = self._host
+        lease = await host.lease() if self._drive and not host.draining else None
+        if interrupt:
+            host.interrupting.add(run_id)
+        try:
+            posted = await self.storage.post(run_id, posting, workflow=workflow, taker=None if lease is None else lease.nonce)
+            host.saw(posted.now)
+            if posted.run is not None and lease is not None:
+                return await host.take_on(posted.run, lease, self._stay)
+            driver = host.drivers.get(run_id)
+            if driver is None:
+                return None
+            driver.interrupt() if interrupt else driver.poke()
+            return driver if interrupt or driver.resting else None
+        finally:
+            host.interrupting.discard(run_id)
+
+    async def _carry_on(self, run_id: str, bound: Bound, *, blocked: bool = False) -> RunResult:
+        """Take the run when nothing live holds it; else wait until its holder is done with it."""
+        count = -1
+        while True:
+            driver = self._host.drivers.get(run_id)
+            if driver is not None:
+                return await self._follow(driver)
+            taken = await self._host.own(self._take(run_id, bound, blocked))
+            if isinstance(taken, Driver):
+                return await self._follow(taken)
+            if taken is not None:
+                return self._view(taken)
+            count = await self.storage.changed(count, 0.5)
+
+    async def _take(self, run_id: str, bound: Bound, blocked: bool) -> Driver | StoredRun | None:
+        """Take the run and drive it; the run itself when there is nothing to drive, None when something else holds it."""
+        lease = await self._host.lease()
+        run = await self.storage.take(run_id, lease.nonce, blocked=blocked)
+        if run is None:
+            return None
+        if run.header.workflow != bound.definition.name:
+            await self._host.give_back(run, lease)
+            raise RunConflict(f"run {run_id!r} is of workflow {run.header.workflow!r}, not {bound.definition.name!r}")
+        if run.header.owner != lease.nonce:
+            return run
+        bound = self._registry.get(run.header.workflow, run.header.version) or bound
+        try:
+            state = self._host.restore(run, bound)
+        except (DefinitionChanged, UnreadableRun):
+            await self._host.give_back(run, lease)
+            raise
+        return self._host.drive_on(run, lease, bound, state, self._stay)
+
+    async def _follow(self, driver: Driver) -> RunResult:
+        """Wait for the driver; a caller that is cancelled only detaches (D19)."""
+        await driver.finished()
+        return await self._result_of(driver)
+
+    async def _result_of(self, driver: Driver) -> RunResult:
+        self._host.raise_stop()
+        if driver.error is not None:
+            raise driver.error
+        if driver.lost:
+            return await self._rest_elsewhere(driver.run_id)
+        self._warn_about_timer(driver)
+        return RunResult(driver.run_id, driver.state, self.codec)
+
+    async def _rest_elsewhere(self, run_id: str) -> RunResult:
+        await self.until(run_id, TERMINAL | {RunStatus.SUSPENDED, RunStatus.BLOCKED})
+        return await self.get(run_id)
+
+    def _warn_about_timer(self, driver: Driver) -> None:
+        state = driver.state
+        if state.ended is None and state.wake_at and not self._host.workers:
+            logger.warning(
+                "run %s sleeps until its timer and no worker is at work in this process: "
+                "a worker (engine.work()) or resume() must wake it",
+                driver.run_id,
+            )
+
+    # --- working
+
+    async def work(self, *, concurrency: int = 100, handle_signals: bool = True) -> None:
+        """Be a worker: claim due runs and move them on, at most `concurrency` at once (S14), until cancelled, `stop()`,
+        SIGTERM or SIGINT; then let handlers finish for the grace period, and return."""
+        worker = self.worker(concurrency=concurrency)
+        with StopOnSignals(self._host.drain) if handle_signals else nullcontext():
+            await worker.run()
+            if self._host.draining:
+                await self.close()
+        self._host.raise_stop()
+
+    def worker(self, *, concurrency: int = 100) -> Worker:
+        """A worker beside an app: `async with engine.worker(): ...`."""
+        self._check_open()
+        if type(concurrency) is not int or concurrency < 1:
+            raise InvalidArgument(f"concurrency is a whole number from 1, got {concurrency!r}")
+        return Worker(self._host, concurrency)
+
+    def stop(self) -> None:
+        """Tell the workers of this engine to stop: they claim no more and return when what they move rests."""
+        for worker in list(self._host.workers):
+            worker.stop()
+
+    # --- reading
+
+    async def get(self, id: str) -> RunResult:
+        """The run as it stands (S16). Raises RunNotFound, UnreadableRun."""
+        self._check_open()
+        run = await self.storage.load(check_id(id))
+        if run is None:
+            raise RunNotFound(f"no run {id!r} in this storage")
+        return self._view(run)
+
+    def _view(self, run: StoredRun) -> RunResult:
+        if run.error is not None:
+            raise run.error
+        header = run.header
+        rows = [(row.at, row.records) for row in run.rows]
+        bound = self._registry.get(header.workflow, header.version)
+        state: RunState | None = None
+        if bound is not None:
+            try:
+                state = fold(bound.plan, rows)
+            except DefinitionChanged:
+                state = None  # the code has changed: show the journal's own picture
+        if state is None:
+            drawn = sketch(record for _, records in rows for record in records)
+            state = fold(Plan(drawn), rows)
+        return RunResult(header.run_id, state, self.codec)
+
+    async def history(self, id: str) -> tuple[Any, ...]:
+        """One line per step that the run has reached. Raises RunNotFound."""
+        return (await self.get(id)).history
+
+    async def summary(self, id: str) -> RunSummary:
+        """The run's head alone: status, times, what it waits for. Raises RunNotFound."""
+        return RunSummary.of(await self._header(check_id(id)))
+
+    async def list(
+        self,
+        *,
+        name: str | None = None,
+        status: RunStatus | str | Collection[RunStatus | str] | None = None,
+        version: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Runs, newest first, at most `limit` (1 to 500) a page; go on with the page's `next_cursor`. Raises InvalidArgument."""
+        self._check_open()
+        if type(limit) is not int or not 1 <= limit <= 500:
+            raise InvalidArgument(f"limit is a whole number from 1 to 500, got {limit!r}")
+        query = Query(name, read_statuses(status), limit + 1, decode_cursor(cursor), version)
+        headers = await self.storage.find(query)
+        page = headers[:limit]
+        more = encode_cursor(page[-1].created_at, page[-1].run_id) if len(headers) > limit else None
+        return Page(tuple(RunSummary.of(header) for header in page), more)
+
+    async def until(self, run_id: str, statuses: Collection[RunStatus]) -> RunStatus:
+        """Wait until the run stands at one of these statuses. Raises RunNotFound."""
+        count = -1
+        while True:
+            driver = self._host.drivers.get(run_id)
+            if driver is not None:
+                await driver.finished()
+            header = await self._header(run_id)
+            if header.status in statuses:
+                return header.status
+            count = await self.storage.changed(count, 0.5)
+
+    async def _header(self, run_id: str) -> Header:
+        self._check_open()
+        header = await self.storage.read_header(run_id)
+        if header is None:
+            raise RunNotFound(f"no run {run_id!r} in this storage")
+        return header
+
+    # --- many, and forgetting
+
+    async def execute_many(
+        self,
+        workflow: Definition,
+        inputs: Iterable[Any],
+        *,
+        concurrency: int = 10,
+        on_progress: Callable[[int, int, RunResult], Any] | None = None,
+        stop_on_error: bool = False,
+    ) -> Sequence[RunResult]:
+        """Execute a run for each input, at most `concurrency` at once; results in the order of the inputs.
+
+        `on_progress(done, total, result)` is called after each. With `stop_on_error` no further run is started once
+        one has failed, and the results of those that were not started are left out.
+        """
+        self._check_open()
+        return await execute_many(self, workflow, list(inputs), concurrency, on_progress, stop_on_error)
+
+    async def delete(self, id: str) -> None:
+        """Forget an ended run and everything about it. Raises RunNotFound, RunNotFinished (D26)."""
+        self._check_open()
+        await self.storage.delete(check_id(id))
+
+    async def purge(self, finished_for: Duration) -> int:
+        """Forget all runs that ended at least this long ago, in bounded batches; returns how many."""
+        self._check_open()
+        age = to_microseconds(finished_for, "finished_for", zero=True)
+        total = 0
+        while True:
+            gone = await self.storage.purge(age, PURGE_BATCH)
+            total += gone
+            if gone < PURGE_BATCH:
+                return total
+
+    # --- small parts
+
+    def _note_progress(self, run_id: str, path: str, fraction: float, message: str) -> None:
+        self._progress[run_id, path] = Progress(fraction, message)
+
+    def _check_open(self) -> None:
+        if not self._host.is_open:
+            raise EngineClosed("the engine is not open: use it inside `async with FluxEngine(...) as engine:`")
+
+
+def _no_questions(*_: Any) -> Any:
+    raise AssertionError("a new run asks nothing before it is stored")
+
+
+def run(workflow: Definition, input: Any = None, *, storage: str | WorkflowStorage | None = None, id: str | None = None) -> RunResult:
+    """For scripts without async: open an engine, execute, close. Not for use inside a running event loop."""
+
+    async def main() -> RunResult:
+        async with FluxEngine(storage) as engine:
+            return await engine.execute(workflow, input, id=id)
+
+    return asyncio.run(main())

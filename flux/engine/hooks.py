@@ -1,0 +1,181 @@
+"""Watching runs from outside: hooks run after the commit and off its path, and can change nothing (D26, S15.5)."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+
+from ..core import records as r
+from ..core.plan import UNDO
+from ..core.records import Record
+from .instants import to_datetime
+
+if TYPE_CHECKING:
+    from .registry import Bound
+
+logger = logging.getLogger("flux.hooks")
+
+LIMIT = 10_000  # events that may be waiting for slow hooks; further ones are missed
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened. `path` and `attempt` are empty for events of the run; `error` is the text of what went wrong."""
+
+    name: str
+    run_id: str
+    workflow: str
+    version: str
+    at: datetime
+    path: str = ""
+    attempt: int = 0
+    error: str = ""
+
+
+class Hooks:
+    """Subclass it and write the methods you need, `def` or `async def`; each gets one frozen `Event`.
+
+    They are called in order, after what they tell of is durable. A crash can make them miss or repeat an event; one that raises is
+    logged; one that is slow makes later events wait, and beyond 10,000 waiting events be missed. None of it changes a run.
+    """
+
+    def run_started(self, event: Event) -> Any:
+        """The run was created here."""
+
+    def run_suspended(self, event: Event) -> Any:
+        """The run waits for a signal or for time; `path` is the step it waits at."""
+
+    def run_compensating(self, event: Event) -> Any:
+        """The run is on its way down; `error` is why."""
+
+    def run_completed(self, event: Event) -> Any:
+        """The run completed."""
+
+    def run_failed(self, event: Event) -> Any:
+        """The run failed, and what could be undone is."""
+
+    def run_cancelled(self, event: Event) -> Any:
+        """The run was cancelled, and everything is undone."""
+
+    def run_blocked(self, event: Event) -> Any:
+        """The run is parked until it is moved on; `error` is why."""
+
+    def step_started(self, event: Event) -> Any:
+        """An attempt is about to be dispatched."""
+
+    def step_completed(self, event: Event) -> Any:
+        """A step's result is recorded."""
+
+    def step_failed(self, event: Event) -> Any:
+        """A step failed for good."""
+
+    def step_retried(self, event: Event) -> Any:
+        """An attempt failed and another will follow."""
+
+    def step_skipped(self, event: Event) -> Any:
+        """A step's condition said no."""
+
+    def step_compensated(self, event: Event) -> Any:
+        """A compensation completed; `path` is that of the step."""
+
+    def compensation_failed(self, event: Event) -> Any:
+        """A compensation failed for good; `path` is that of the step."""
+
+    def attempt_lost(self, event: Event) -> Any:
+        """A started attempt was lost in a crash, or stopped before its outcome."""
+
+    def signal_received(self, event: Event) -> Any:
+        """A wait got its signal."""
+
+
+_NAMES: dict[type[Record], str] = {
+    r.RunCreated: "run_started",
+    r.StepStarted: "step_started",
+    r.StepCompleted: "step_completed",
+    r.StepSuspended: "run_suspended",
+    r.AttemptFailed: "step_retried",
+    r.AttemptLost: "attempt_lost",
+    r.AttemptCut: "attempt_lost",
+    r.StepFailed: "step_failed",
+    r.StepSkipped: "step_skipped",
+    r.WaitStarted: "run_suspended",
+    r.SleepStarted: "run_suspended",
+    r.SignalReceived: "signal_received",
+    r.UnwindStarted: "run_compensating",
+    r.RunCompleted: "run_completed",
+    r.RunFailed: "run_failed",
+    r.RunCancelled: "run_cancelled",
+    r.RunBlocked: "run_blocked",
+}
+_OF_COMPENSATIONS = {"step_completed": "step_compensated", "step_failed": "compensation_failed"}
+
+
+class Dispatcher:
+    """Calls the hooks, one event after another, in a task of its own."""
+
+    def __init__(self, hooks: Sequence[Hooks]) -> None:
+        self._hooks = list(hooks)
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._missed = 0
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="flux-hooks")
+
+    def publish(self, bound: Bound, run_id: str, records: Iterable[Record], at: int) -> None:
+        """Tell of committed records. Never blocks, never raises."""
+        for record in records:
+            name = _NAMES.get(type(record))
+            if name is None:
+                continue
+            if self._queue.qsize() >= LIMIT:
+                self._missed += 1
+                continue
+            if self._missed:
+                logger.warning("hooks are too slow: they missed %d events", self._missed)
+                self._missed = 0
+            self._queue.put_nowait(_event(name, bound, run_id, record, at))
+
+    async def _run(self) -> None:
+        while True:
+            event = await self._queue.get()
+            if event is None:
+                return
+            for hook in self._hooks:
+                await self._call(hook, event)
+
+    async def _call(self, hook: Hooks, event: Event) -> None:
+        method = getattr(hook, event.name, None)
+        if method is None or getattr(type(hook), event.name, None) is getattr(Hooks, event.name):
+            return
+        try:
+            if inspect.iscoroutinefunction(method):
+                await method(event)
+            else:
+                answer = await anyio.to_thread.run_sync(method, event, abandon_on_cancel=True)
+                if inspect.isawaitable(answer):
+                    await answer
+        except Exception:
+            logger.exception("hook %s.%s raised; the run is not affected", type(hook).__name__, event.name)
+
+    async def close(self, seconds: float = 2.0) -> None:
+        """Let the hooks catch up, for a moment."""
+        self._queue.put_nowait(None)
+        _done, late = await asyncio.wait([self._task], timeout=seconds)
+        for task in late:
+            logger.warning("hooks did not finish within %.0f s; %d events are missed", seconds, self._queue.qsize())
+            task.cancel()
+
+
+def _event(name: str, bound: Bound, run_id: str, record: Any, at: int) -> Event:
+    path = getattr(record, "path", "")
+    if path.endswith(UNDO):
+        name, path = _OF_COMPENSATIONS.get(name, name), path[: -len(UNDO)]
+    failure = getattr(record, "failure", None)
+    error = str(failure) if failure is not None else getattr(record, "message", "")
+    workflow, version = bound.key
+    return Event(name, run_id, workflow, version, to_datetime(at), path, getattr(record, "attempt", 0), error)

@@ -1,0 +1,305 @@
+"""Where drivers live: one engine's storage, time, lease and tasks, and how a stored run is taken up here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from ..clock import Clock
+from ..codec import Codec
+from ..core.commands import Advance, Arrived, Command, Lost, Tick, Unblock
+from ..core.records import Record, RunBlocked
+from ..core.state import RunState, fold
+from ..core.status import RunStatus
+from ..errors import DefinitionChanged, EngineClosed, LeaseLost, RunNotFound, StorageUnavailable, UnreadableRun
+from ..storage import Commit, Renewal, StoredRun, WorkflowStorage
+from .attempt import Threads
+from .driver import Driver
+from .hooks import Dispatcher, Hooks
+from .lease import Lease
+from .registry import Bound, Registry
+from .worker import Worker
+
+logger = logging.getLogger("flux.engine")
+
+T = TypeVar("T")
+
+CUT_TIME = 5.0  # seconds that a handler which is being stopped has to clean up, beyond the grace period
+
+
+class Host:
+    """One engine's runs: who drives them, under which lease, by which clock. Internal: applications hold a `FluxEngine`."""
+
+    def __init__(
+        self,
+        storage: WorkflowStorage,
+        clock: Clock,
+        registry: Registry,
+        codec: Codec,
+        chance: random.Random,
+        threads: Threads,
+        lease_seconds: float,
+        grace: float,
+    ) -> None:
+        self.storage = storage
+        self.clock = clock
+        self.registry = registry
+        self.codec = codec
+        self.draw: Callable[[], float] = chance.random
+        self.threads = threads
+        self.hooks: Dispatcher | None = None
+        self.workers: set[Worker] = set()
+        self.drivers: dict[str, Driver] = {}
+        self.interrupting: set[str] = set()  # runs for which an interrupting cancel is being posted from here
+        self.draining = False  # no new attempt starts
+        self.abandoning = False  # attempts under way are cut
+        self.stopped_by: BaseException | None = None
+        self._lease_seconds = lease_seconds
+        self._grace = grace
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._lease: Lease | None = None
+        self._leasing: asyncio.Lock | None = None
+        self._one_clock = getattr(storage, "clock", None) is clock
+        self._offset = 0  # storage time minus monotonic time, in microseconds (D16)
+        self.is_open = False
+
+    # --- opening and closing
+
+    async def open(self, hooks: Sequence[Hooks]) -> None:
+        """Open the storage and set the time by it."""
+        await self.storage.__aenter__()
+        self._leasing = asyncio.Lock()
+        self.saw(await self.storage.now())
+        if hooks:
+            self.hooks = Dispatcher(hooks)
+        self.draining = self.abandoning = False
+        self.is_open = True
+
+    async def close(self) -> None:
+        """Start nothing more, let handlers finish, give the runs back, close the storage (S14.4, D10)."""
+        self.drain()
+        await self._settle()
+        self.is_open = False
+        if self._lease is not None:
+            lease, self._lease = self._lease, None
+            try:
+                await lease.end()
+            except StorageUnavailable as error:
+                logger.warning("could not give the lease back (%s); it will run out by itself", error)
+        if self.hooks is not None:
+            await self.hooks.close()
+            self.hooks = None
+        await self.storage.__aexit__(None, None, None)
+
+    def drain(self) -> None:
+        """Claim nothing, start no attempt: runs are given back at their next step boundary."""
+        self.draining = True
+        for worker in list(self.workers):
+            worker.stop()
+        for driver in list(self.drivers.values()):
+            driver.poke()
+
+    async def _settle(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._grace)
+        self.abandoning = True
+        for driver in list(self.drivers.values()):
+            logger.warning("run %s: its handler outlasted the grace period; the step is in doubt", driver.run_id)
+            driver.abandon()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CUT_TIME)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stop_for(self, error: BaseException) -> None:
+        """A handler raised KeyboardInterrupt or SystemExit: stop gracefully, and pass it on to whoever called."""
+        self.stopped_by = error
+        self.drain()
+
+    def raise_stop(self) -> None:
+        """Raise what a handler stopped this engine with, once."""
+        if self.stopped_by is not None:
+            error, self.stopped_by = self.stopped_by, None
+            raise error
+
+    # --- time (D16)
+    # A storage in this process or on this host has the engine's own clock; another's is extrapolated from its replies.
+
+    def now(self) -> int:
+        """The storage's time, extrapolated by the monotonic clock."""
+        if self._one_clock:
+            return self.clock.now()
+        return int(self.clock.monotonic() * 1_000_000) + self._offset
+
+    def saw(self, now: int) -> None:
+        """A reply said what time it is for the storage. It is a little late by now, so nothing fires early (I19)."""
+        if not self._one_clock:
+            self._offset = now - int(self.clock.monotonic() * 1_000_000)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait by the engine's clock."""
+        woken = asyncio.Event()
+        timer = self.clock.call_later(seconds, woken.set)
+        try:
+            await woken.wait()
+        finally:
+            timer.cancel()
+
+    # --- the lease (D13)
+
+    async def lease(self) -> Lease:
+        """This engine's worker identity, made when it is first needed and again when it was lost."""
+        lease = self._lease
+        if lease is not None and lease.deadline:
+            return lease
+        if self._leasing is None:
+            raise EngineClosed("the engine is not open")
+        async with self._leasing:
+            lease = self._lease
+            if lease is None or not lease.deadline:
+                if lease is not None:
+                    self.drop_lease(lease)
+                lease = Lease(self.storage, self.clock, new_id(self.now()), self._lease_seconds, self._renewed)
+                self.saw(await lease.begin())
+                self._lease = lease
+        return lease
+
+    def _renewed(self, lease: Lease, renewal: Renewal) -> None:
+        if not renewal.alive:
+            logger.error("worker %s was condemned: its runs are moved by others now", lease.nonce)
+            self.drop_lease(lease)
+            return
+        self.saw(renewal.now)
+        for run_id in renewal.unseen:
+            driver = self.drivers.get(run_id)
+            if driver is not None:
+                self.spawn(driver.look_safely())
+
+    def drop_lease(self, lease: Lease) -> None:
+        """The lease is lost: everything held under it must stop here (S14.2)."""
+        lease.stop()
+        if self._lease is lease:
+            self._lease = None
+        for driver in list(self.drivers.values()):
+            if driver.lease is lease:
+                driver.lose()
+
+    # --- taking a run up
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task of this engine's own, which closing waits for (D19)."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def own(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for work in a task of the engine's own: a caller that is cancelled only detaches (D19)."""
+        task = self.spawn(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise EngineClosed("the engine was closed before this call had its answer") from None
+            raise
+
+    def adopt(self, run: StoredRun, lease: Lease, stay: float) -> asyncio.Task[None]:
+        """Move a run that was claimed; the task ends when the run rests. For workers."""
+        return self.spawn(self._adopt(run, lease, stay))
+
+    async def _adopt(self, run: StoredRun, lease: Lease, stay: float) -> None:
+        driver = await self.take_on(run, lease, stay)
+        if driver is not None:
+            await driver.finished()
+
+    async def take_on(self, run: StoredRun, lease: Lease, stay: float) -> Driver | None:
+        """Drive a run that is leased to us, or give it back: blocked, when it cannot be read or no longer fits (S13.2, S15.2)."""
+        bound = self.registry.get(run.header.workflow, run.header.version)
+        if bound is None:
+            await self.give_back(run, lease)
+            return None
+        try:
+            state = self.restore(run, bound)
+        except (DefinitionChanged, UnreadableRun) as error:
+            logger.error("run %s is blocked: %s", run.header.run_id, error)
+            reason = type(error).__name__
+            await self._write_back(run, lease, (RunBlocked(reason, str(error)),), RunStatus.BLOCKED, None, f"{reason}: {error}")
+            return None
+        return self.drive_on(run, lease, bound, state, stay)
+
+    def restore(self, run: StoredRun, bound: Bound) -> RunState:
+        """The state of a stored run. Raises UnreadableRun, DefinitionChanged."""
+        header = run.header
+        if run.error is not None:
+            raise run.error
+        try:
+            state = fold(bound.plan, ((row.at, row.records) for row in run.rows))
+        except DefinitionChanged as error:
+            raise DefinitionChanged(f"run {header.run_id!r} of {bound.definition.name!r}: {error}", error.paths) from None
+        except (KeyError, AttributeError, TypeError) as error:
+            raise UnreadableRun(f"the journal of run {header.run_id!r} does not add up: {error!r}", header.run_id) from error
+        # Postings before the first of these were taken.
+        state.inbox_seq = min([header.inbox_seq, *[posting.seq - 1 for posting in run.postings]])
+        return state
+
+    def drive_on(self, run: StoredRun, lease: Lease, bound: Bound, state: RunState, stay: float) -> Driver:
+        """Carry a restored run on: what has come, what was lost, what is due, then whatever can start."""
+        header = run.header
+        commands: tuple[Command, ...] = (Arrived(tuple(run.postings)), Lost(), Tick(), Advance())
+        if state.blocked is not None:
+            commands = (Unblock(), *commands)
+        return self.drive(Driver(self, bound, header.run_id, header.ref, header.epoch, lease, state, stay), commands)
+
+    def drive(self, driver: Driver, commands: tuple[Command, ...]) -> Driver:
+        """Let the driver move its run, in a task of the engine's own (D19)."""
+        self.drivers[driver.run_id] = driver
+        self.spawn(self.move(driver, commands))
+        return driver
+
+    async def move(self, driver: Driver, commands: tuple[Command, ...]) -> None:
+        """Let the driver move its run until it rests, in the task that calls this."""
+        self.drivers[driver.run_id] = driver
+        try:
+            await driver.run(commands)
+        except Exception as error:
+            # Ours, not the handler's: the run keeps its lease until it runs out, and is then taken up again.
+            logger.exception("run %s: the engine failed to move it", driver.run_id)
+            driver.error = error
+        finally:
+            if self.drivers.get(driver.run_id) is driver:
+                del self.drivers[driver.run_id]
+            driver.finish()
+
+    async def give_back(self, run: StoredRun, lease: Lease) -> None:
+        """Return a run as it was."""
+        header = run.header
+        if header.owner == lease.nonce:
+            await self._write_back(run, lease, (), header.status, header.wake_at, header.blocked)
+
+    async def _write_back(
+        self, run: StoredRun, lease: Lease, records: tuple[Record, ...], status: RunStatus, wake_at: int | None, blocked: str
+    ) -> None:
+        header = run.header
+        seq = header.inbox_seq
+        while True:
+            commit = Commit(
+                header.run_id, header.ref, lease.nonce, header.epoch, header.position, seq, self.now(), records,
+                status, wake_at, header.waiting, blocked, (), True,
+            )  # fmt: skip
+            try:
+                reply = await self.storage.commit(commit)
+            except (LeaseLost, RunNotFound):
+                return
+            if not reply.postings:
+                return
+            seq = reply.postings[-1].seq  # not taken: whoever moves the run next finds them in the inbox
+
+
+def new_id(now: int) -> str:
+    """A time-ordered id (D24)."""
+    return f"{now:014x}{os.urandom(6).hex()}"

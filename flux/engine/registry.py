@@ -1,0 +1,183 @@
+"""The workflows an engine knows, each made ready to run with that engine's defaults and codec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from ..check import check_definition
+from ..codec import Codec, digest
+from ..context import Source
+from ..convert import ConversionError, check_convertible, convert, declared_types, returned_types
+from ..core.plan import Defaults, Plan
+from ..core.workflow import MISSING, Body, Definition, Step, declared_signals, shape
+from ..errors import InvalidInput, InvalidPayload, InvalidWorkflow, UnknownWorkflow
+from ..failures import rebuild
+from ..storage import Version
+
+
+class Bound:
+    """A workflow as one engine runs it."""
+
+    __slots__ = ("codec", "definition", "plan", "signals", "source", "types")
+
+    def __init__(self, definition: Definition, defaults: Defaults, codec: Codec, progress: Callable[..., None]) -> None:
+        check_definition(definition)
+        self.definition = definition
+        self.codec = codec
+        for kind in _declared(definition):
+            codec.declare(kind)
+        body = _with_default_texts(definition.body, codec)
+        self.plan = Plan(replace(definition, body=body), defaults, digest(shape(body))[:16])
+        self.signals = declared_signals(body)
+        self.types = _payload_types(body)
+        self.source = Source(
+            codec,
+            self._read_input,
+            definition.data_type,
+            lambda failure: rebuild(failure, codec),
+            _idempotency_key,
+            progress,
+        )
+
+    @property
+    def key(self) -> Version:
+        """What a worker claims by."""
+        return self.definition.name, self.definition.version
+
+    def write_input(self, value: Any) -> str:
+        """The encoded input, checked (S15). Raises InvalidInput, NotStorable."""
+        definition = self.definition
+        text = self.codec.encode(value, "input")
+        if definition.input_type is None and definition.validator is None:
+            return text
+        try:
+            typed = value if definition.input_type is None else convert(value, definition.input_type)
+        except ConversionError as error:
+            raise InvalidInput(f"input of workflow {definition.name!r}: {error}", error.path) from error
+        self._validate(typed)
+        return text
+
+    def _validate(self, value: Any) -> None:
+        validate = self.definition.validator
+        if validate is None:
+            return
+        name = self.definition.name
+        try:
+            answer = validate(value)
+        except Exception as error:
+            raise InvalidInput(f"input of workflow {name!r} is refused: {type(error).__name__}: {error}") from error
+        if answer is False:
+            raise InvalidInput(f"input of workflow {name!r} is refused by its validate function")
+
+    def _read_input(self, text: str) -> Any:
+        value = self.codec.decode(text)
+        kind = self.definition.input_type
+        return value if kind is None else convert(value, kind)
+
+    def first_data(self) -> dict[str, str | None]:
+        """The data that a run begins with: empty, or the defaults of the declared dataclass."""
+        kind = self.definition.data_type
+        if kind is None:
+            return {}
+        return {field.name: self.codec.encode(getattr(kind(), field.name), f"data.{field.name}") for field in fields(kind)}
+
+    def write_payload(self, signal: str, value: Any) -> str:
+        """The encoded payload of a signal, checked at the sender (S7.3). Raises InvalidPayload, NotStorable."""
+        kind = self.types.get(signal)
+        if kind is not None:
+            try:
+                convert(value, kind)
+            except ConversionError as error:
+                raise InvalidPayload(f"signal {signal!r} of workflow {self.definition.name!r}: {error}", error.path) from error
+        return self.codec.encode(value, f"signal {signal!r}")
+
+
+class Registry:
+    """Workflows by name and version."""
+
+    def __init__(self, defaults: Defaults, codec: Codec, progress: Callable[..., None]) -> None:
+        self._defaults = defaults
+        self._codec = codec
+        self._progress = progress
+        self._bound: dict[Version, Bound] = {}
+        self.changes = 0  # counts registrations, so that a worker notices new ones
+
+    def bind(self, workflow: Definition) -> Bound:
+        """The workflow made ready; registers it. Raises InvalidWorkflow (S1.4)."""
+        if not isinstance(workflow, Definition):
+            raise InvalidWorkflow(f"expected a workflow made by create_workflow(...), got {type(workflow).__name__}")
+        known = self._bound.get((workflow.name, workflow.version))
+        if known is not None and known.definition is workflow:
+            return known
+        bound = Bound(workflow, self._defaults, self._codec, self._progress)
+        if known is not None and known.plan.shape != bound.plan.shape:
+            raise InvalidWorkflow(
+                f"workflow {workflow.name!r} version {workflow.version!r} is registered with other steps already: "
+                "give the changed one another version"
+            )
+        self._bound[bound.key] = bound
+        self.changes += 1
+        return bound
+
+    def get(self, name: str, version: str) -> Bound | None:
+        """A registered workflow."""
+        return self._bound.get((name, version))
+
+    def require(self, name: str, version: str) -> Bound:
+        """A registered workflow. Raises UnknownWorkflow."""
+        bound = self.get(name, version)
+        if bound is None:
+            known = ", ".join(f"{n} {v}" for n, v in sorted(self._bound)) or "none"
+            raise UnknownWorkflow(f"workflow {name!r} version {version!r} is not registered here (registered: {known})")
+        return bound
+
+    def versions(self) -> tuple[Version, ...]:
+        """All that a worker can claim."""
+        return tuple(self._bound)
+
+
+def _idempotency_key(run_id: str, path: str) -> str:
+    """The key of D2: of the step, and for its compensation the same with `!undo`."""
+    base, undo, _ = path.partition("!undo")
+    return digest(f"{run_id}\n0\n{base}\n0") + undo
+
+
+def _steps(body: Body) -> list[Step]:
+    found: list[Step] = []
+    for step in body.steps:
+        found.append(step)
+        for inner in step.bodies.values():
+            found.extend(_steps(inner))
+    return found
+
+
+def _declared(definition: Definition) -> set[type]:
+    """Types that this workflow says may be stored (D21): of its input, its data, its payloads and its handlers' results."""
+    steps = _steps(definition.body)
+    found: set[type] = set()
+    for annotation in (definition.input_type, definition.data_type, *[step.type for step in steps]):
+        if annotation is not None:
+            check_convertible(annotation)
+            found |= declared_types(annotation)
+    for step in steps:
+        if step.handler is not None:
+            found |= returned_types(step.handler)
+    return found
+
+
+def _payload_types(body: Body) -> dict[str, Any]:
+    return {step.signal or step.name: step.type for step in _steps(body) if step.type is not None}
+
+
+def _with_default_texts(body: Body, codec: Codec) -> Body:
+    steps = [
+        replace(
+            step,
+            default_text=None if step.default is MISSING else codec.encode(step.default, f"default of {step.name!r}"),
+            on_timeout=None if step.on_timeout is None else _with_default_texts(step.on_timeout, codec),
+        )
+        for step in body.steps
+    ]
+    return replace(body, steps=tuple(steps))

@@ -1,0 +1,218 @@
+"""What people read of a run: its result, its history, lists of runs (S16)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from ..codec import Codec
+from ..context import Results, has_result, result_of
+from ..core.failure import Failure
+from ..core.state import RunState, StepState, undo_path
+from ..core.status import TERMINAL, RunStatus, StepStatus
+from ..errors import RunCancelled, RunFailed
+from ..failures import rebuild
+from ..storage import Header
+from .instants import seconds_between, to_datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """How the undoing of a step went: `status` is running, suspended, completed, failed or pending; `error` is of its last attempt."""
+
+    status: StepStatus
+    attempts: int
+    error: BaseException | None
+
+
+class HistoryLine:
+    """One line of a run's history: a step that was reached, and how it stands."""
+
+    def __init__(self, state: RunState, st: StepState, codec: Codec) -> None:
+        self._state = state
+        self._st = st
+        self._codec = codec
+        self.name = st.node.name
+        self.path = st.path
+        self.kind = st.node.kind.value
+        self.status = st.status
+        self.attempts = st.attempt
+        self.lost_attempts = st.lost
+        self.in_doubt = st.doubt
+        self.started_at = to_datetime(st.started_at)
+        self.completed_at = to_datetime(st.ended_at)
+        self.wake_at = to_datetime(st.due_at)
+        self.duration = seconds_between(st.started_at, st.ended_at)
+        self.waiting_for = st.signal if st.status is StepStatus.SUSPENDED and st.signal in state.waits else None
+
+    @cached_property
+    def result(self) -> Any:
+        """What the step returned, or the wait received; None where there is none."""
+        return result_of(self._state, self.path, self._codec) if has_result(self._state, self.path) else None
+
+    @cached_property
+    def error(self) -> BaseException | None:
+        """What went wrong in the last attempt that failed; None once the step completed (S3.9)."""
+        return None if self._st.failure is None else rebuild(self._st.failure, self._codec)
+
+    @cached_property
+    def compensation(self) -> Compensation | None:
+        """How its undoing went; None where it was not needed, or there is nothing to call (S10.6)."""
+        undo = self._state.steps.get(undo_path(self.path))
+        if undo is None:
+            due = self.path in self._state.undo[self._state.undo_at :]
+            return Compensation(StepStatus.PENDING, 0, None) if due else None
+        error = None if undo.failure is None else rebuild(undo.failure, self._codec)
+        return Compensation(undo.status, undo.attempt, error)
+
+    def __repr__(self) -> str:
+        return f"<HistoryLine {self.path} {self.kind} {self.status} attempts={self.attempts}>"
+
+
+class RunResult:
+    """A run as it stands: what `execute`, `signal`, `get` and their like return. It is a snapshot and does not follow the run."""
+
+    def __init__(self, run_id: str, state: RunState, codec: Codec) -> None:
+        self._state = state
+        self._codec = codec
+        self.id = run_id
+
+    workflow = property(lambda self: self._state.workflow, doc="The workflow's name.")
+    version = property(lambda self: self._state.version, doc="The workflow's version.")
+
+    @cached_property
+    def status(self) -> RunStatus:
+        """Where the run stands (S2.1)."""
+        return self._state.status
+
+    @cached_property
+    def input(self) -> Any:
+        """What the run was given, as it was given."""
+        return self._codec.decode(self._state.input)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """The run's data, as last committed."""
+        return {key: self._codec.decode(text) for key, text in self._state.data.items()}
+
+    @cached_property
+    def results(self) -> Mapping[str, Any]:
+        """What steps returned and waits received, by name."""
+        return dict(Results(self._state, self._codec))
+
+    @cached_property
+    def error(self) -> BaseException | None:
+        """Why the run failed or was cancelled, or is on its way there; None otherwise (S3.9)."""
+        failure = self._failure
+        return None if failure is None else rebuild(failure, self._codec)
+
+    @property
+    def _failure(self) -> Failure | None:
+        return None if self._state.unwinding is None else self._state.unwinding.failure
+
+    @cached_property
+    def history(self) -> tuple[HistoryLine, ...]:
+        """One line per step that was reached, in order."""
+        steps = self._state.steps.values()
+        return tuple(HistoryLine(self._state, st, self._codec) for st in steps if st.node.undoes is None)
+
+    @cached_property
+    def compensation_errors(self) -> dict[str, BaseException]:
+        """The compensations that failed for good, by the path of their step (S10.3)."""
+        return {
+            line.path: line.compensation.error
+            for line in self.history
+            if line.compensation is not None
+            and line.compensation.status is StepStatus.FAILED
+            and line.compensation.error is not None
+        }
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """Names of the signals that the run awaits."""
+        return self._state.waiting_for
+
+    @property
+    def wake_at(self) -> datetime | None:
+        """When a timer next moves the run; None when none does, or it can move now."""
+        return to_datetime(self._state.wake_at or None)
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why the run is parked, None when it is not."""
+        blocked = self._state.blocked
+        return None if blocked is None else f"{blocked.reason}: {blocked.message}"
+
+    @property
+    def created_at(self) -> datetime:
+        """When the run was created."""
+        return to_datetime(self._state.created_at)
+
+    @property
+    def completed_at(self) -> datetime | None:
+        """When the run ended."""
+        return to_datetime(self._state.ended_at)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from its creation to its end, or to its last change."""
+        state = self._state
+        return seconds_between(state.created_at, state.updated_at if state.ended_at is None else state.ended_at)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended."""
+        return self._state.ended in TERMINAL
+
+    def unwrap(self) -> dict[str, Any]:
+        """The data of a completed run. Raises RunFailed or RunCancelled, with the original error as cause."""
+        if self.status is RunStatus.FAILED:
+            raise RunFailed(f"run {self.id!r} of {self.workflow!r} failed: {self._failure}") from self.error
+        if self.status is RunStatus.CANCELLED:
+            raise RunCancelled(f"run {self.id!r} of {self.workflow!r} was cancelled: {self._failure}")
+        return self.data
+
+    def __repr__(self) -> str:
+        return f"<RunResult {self.id} {self.workflow} {self.status}>"
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list: its head, without history."""
+
+    id: str
+    workflow: str
+    version: str
+    status: RunStatus
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    wake_at: datetime | None
+    waiting_for: tuple[str, ...]
+    blocked_reason: str | None
+    priority: int
+
+    @property
+    def name(self) -> str:
+        """The workflow's name."""
+        return self.workflow
+
+    @staticmethod
+    def of(header: Header) -> RunSummary:
+        """The summary of a stored run."""
+        return RunSummary(
+            header.run_id, header.workflow, header.version, header.status, to_datetime(header.created_at),
+            to_datetime(header.updated_at), to_datetime(header.ended_at), to_datetime(header.wake_at),
+            header.waiting, header.blocked or None, header.priority,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some runs, newest first, and the cursor for the next page (None: this was the last)."""
+
+    runs: tuple[RunSummary, ...]
+    next_cursor: str | None

@@ -1,0 +1,140 @@
+"""Claims runs that are due and moves them on, until it is told to stop (S12.1, S14, D18)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..clock import Timer
+from ..errors import FluxError, LeaseLost, StorageUnavailable
+
+if TYPE_CHECKING:
+    from .host import Host
+
+logger = logging.getLogger("flux.engine")
+
+POLL = 0.5  # seconds between looks for dead workers' runs; new work is noticed at once
+STAY = 1.0  # seconds a worker keeps a run that sleeps; a longer sleep gives its place to others
+
+
+class Worker:
+    """Beside an app: `async with engine.worker(concurrency=100): ...`. On its own: `await engine.work()`."""
+
+    def __init__(self, host: Host, concurrency: int) -> None:
+        self._host = host
+        self._concurrency = concurrency
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._moving = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Worker:
+        self._task = asyncio.get_running_loop().create_task(self.run(), name="flux-worker")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self._task is not None:
+            await self._task
+
+    def stop(self) -> None:
+        """Claim no more; `run` returns once what it moves has come to rest."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Claim and move runs until `stop`."""
+        self._host.workers.add(self)
+        watcher = asyncio.get_running_loop().create_task(self._watch(), name="flux-watch")
+        try:
+            while not self._stopping:
+                next_at = await self._claim()
+                await self._sleep(next_at)
+            while self._moving and not self._host.draining:  # closing waits for handlers, and no longer than its grace period
+                self._wake.clear()
+                await self._wake.wait()
+        finally:
+            self._host.workers.discard(self)
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _claim(self) -> int | None:
+        """Take what there is room for; when the next run is due, None if that is not known."""
+        self._wake.clear()
+        host = self._host
+        while (room := self._concurrency - self._moving) > 0 and not self._stopping:
+            lease = await host.lease()
+            try:
+                claimed = await host.storage.claim(lease.nonce, host.registry.versions(), room)
+            except LeaseLost:
+                host.drop_lease(lease)
+                continue
+            except StorageUnavailable as error:
+                logger.warning("the storage does not answer a claim (%s); trying again in %.1f s", error, POLL)
+                return None
+            host.saw(claimed.now)
+            for run in claimed.runs:
+                self._moving += 1
+                host.adopt(run, lease, STAY).add_done_callback(self._moved)
+            if len(claimed.runs) < room:
+                return claimed.next_at
+        return None
+
+    def _moved(self, _: object) -> None:
+        self._moving -= 1
+        self._wake.set()
+
+    async def _sleep(self, next_at: int | None) -> None:
+        """Until there may be something to claim: a change, a free place, or the next due time."""
+        if self._stopping:
+            return
+        timer: Timer | None = None
+        if next_at is not None and self._moving < self._concurrency:
+            delay = max(0.0, (next_at - self._host.now()) / 1_000_000)
+            timer = self._host.clock.call_later(delay, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _watch(self) -> None:
+        """Turn the storage's hints, and the poll behind them, into wake-ups."""
+        count = -1
+        while True:
+            try:
+                count = await self._host.storage.changed(count, POLL)
+            except FluxError as error:
+                logger.warning("the storage does not tell of changes (%s); polling", error)
+                await self._host.pause(POLL)
+            self._wake.set()
+
+
+class StopOnSignals:
+    """While entered, SIGTERM and SIGINT call `stop` (S14.4); only on a main thread whose loop can do it."""
+
+    def __init__(self, stop: object) -> None:
+        self._stop = stop
+        self._installed: list[signal.Signals] = []
+
+    def __enter__(self) -> StopOnSignals:
+        if threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                try:
+                    loop.add_signal_handler(number, self._stop)  # type: ignore[arg-type]
+                except (NotImplementedError, RuntimeError, ValueError):
+                    continue
+                self._installed.append(number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in self._installed:
+            loop.remove_signal_handler(number)
