@@ -171,13 +171,6 @@ class MemoryStorage:
             if header.inbox_seq < commit.inbox_seq:
                 raise LeaseLost(f"run {commit.run_id!r} has had {header.inbox_seq} postings, not {commit.inbox_seq}")
             return Committed(now, tuple([replace(p) for p in stored.inbox.values() if p.seq > commit.inbox_seq]))
-        self._write(stored, commit, now)
-        if worker is not None and worker.expires_at - now < worker.lease - worker.lease // 3:
-            worker.expires_at = now + worker.lease
-        return Committed(now)
-
-    def _write(self, stored: _Run, commit: Commit, now: int) -> None:
-        header = stored.header
         if commit.records:
             header.position += 1
             stored.rows.append(Row(header.position, header.epoch, commit.at, _apart(commit.records)))
@@ -185,12 +178,18 @@ class MemoryStorage:
         for seq in commit.consumed:
             stored.inbox.pop(seq, None)
         stored.seen = commit.inbox_seq
-        header.status = commit.status
-        wake_at = commit.wake_at
-        header.wake_at = now if wake_at == 0 else wake_at
+        self._place(header, commit, now)
+        if worker is not None and worker.expires_at - now < worker.lease - worker.lease // 3:
+            worker.expires_at = now + worker.lease
+        return Committed(now)
+
+    def _place(self, header: Header, commit: Commit, now: int) -> None:
+        """The header says where the run stands; others are told when that may concern them."""
+        status = header.status = commit.status
+        header.wake_at = commit.wake_at or (None if commit.wake_at is None else now)
         header.waiting = commit.waiting
         header.blocked = commit.blocked
-        if commit.status not in TERMINAL:
+        if status not in TERMINAL:
             header.ended_at = None
         elif header.ended_at is None:
             header.ended_at = commit.at
@@ -474,11 +473,13 @@ def _row(row: Row) -> Row:
     return Row(row.position, row.epoch, row.at, _apart(row.records))
 
 
-def _apart(records: Iterable[Record]) -> tuple[Record, ...]:
+def _apart(records: tuple[Record, ...]) -> tuple[Record, ...]:
     """The same records with mappings of their own (contract 13). Records themselves are values that nobody changes (I1)."""
-    if not any([type(record) in _MAPPINGS and getattr(record, _MAPPINGS[type(record)]) for record in records]):
-        return tuple(records)
-    return tuple([_apart_one(record) if type(record) in _MAPPINGS else record for record in records])
+    for record in records:
+        name = _MAPPINGS.get(type(record))
+        if name is not None and getattr(record, name):
+            return tuple([_apart_one(one) if type(one) in _MAPPINGS else one for one in records])
+    return records
 
 
 def _apart_one(record: Record) -> Record:

@@ -285,13 +285,13 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize("handler", GOOD, ids=repr)
+@pytest.mark.parametrize("handler", GOOD)
 def test_handlers_that_are_accepted(handler: Any) -> None:
     """S1.4, S1.5: whatever can be called with ctx alone, `def` or `async def`."""
     assert ORDER.step("pay", handler).commit("ship", handler, compensate=handler).steps[0].handler is handler
 
 
-@pytest.mark.parametrize(("handler", "expected"), BAD, ids=repr)
+@pytest.mark.parametrize(("handler", "expected"), BAD)
 def test_handlers_that_are_refused(handler: Any, expected: str) -> None:
     """S1.4, S10.6: when it is built, handler and compensation alike."""
     text = message(lambda: ORDER.step("pay", handler))

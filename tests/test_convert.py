@@ -198,7 +198,6 @@ UID = UUID("12345678123456781234567812345678")
         (Struct, {"n": 1, "lines": [{"sku": "a"}]}, Struct(1, [Line(Sku("a"))])),
         (Line | Point, {"x": 1}, Point(1)),
     ],
-    ids=repr,
 )  # fmt: skip
 def test_data_that_fits_is_built(declared: Any, value: Any, expected: Any) -> None:
     """S7.3: each supported annotation; what was built passes through unchanged a second time."""

@@ -101,9 +101,10 @@ class Tick(Command):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Arrived(Command):
-    """Postings that the run has not seen yet, in order."""
+    """Postings that the run has not seen yet, in order. `upto`: there are none but these up to that number."""
 
     postings: tuple[Posting, ...]
+    upto: int = 0
 
 
 @dataclass(slots=True, eq=False, repr=False)

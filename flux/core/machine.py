@@ -315,6 +315,8 @@ def _arrived(draft: Decision, command: Arrived) -> None:
             _deliver(draft, paths[0], posting)
         else:
             state.put(state.inbox, posting.name, (*state.inbox.get(posting.name, ()), posting))
+    if command.upto > state.inbox_seq:
+        state.assign(state, "inbox_seq", command.upto)
 
 
 def _cancel(draft: Decision, posting: Posting) -> None:

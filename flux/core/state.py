@@ -185,7 +185,9 @@ class RunState:
         if self.calls and not self.waits and self.unwinding is None and self.blocked is None:
             return RunStatus.RUNNING, 0, (), ""
         blocked = self.blocked
-        return self.status, self.wake_at, self.waiting_for, "" if blocked is None else f"{blocked.reason}: {blocked.message}"
+        # A message of the user's may hold what no storage takes: NUL, and halves of surrogate pairs.
+        text = "" if blocked is None else f"{blocked.reason}: {blocked.message}".replace("\0", "\\0")
+        return self.status, self.wake_at, self.waiting_for, text.encode("utf-8", "backslashreplace").decode()
 
     # --- changing it, so that it can be taken back
 

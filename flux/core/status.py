@@ -36,6 +36,8 @@ class RunStatus(str, Enum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+    __hash__ = str.__hash__  # it equals its value, so it is found where its value is
+
     def __str__(self) -> str:
         return str(self.value)
 
@@ -52,6 +54,8 @@ class StepStatus(str, Enum):
     CANCELLED = "cancelled"  # stopped before it had an outcome of its own
     COMPENSATING = "compensating"
     COMPENSATED = "compensated"
+
+    __hash__ = str.__hash__  # it equals its value, so it is found where its value is
 
     def __str__(self) -> str:
         return str(self.value)

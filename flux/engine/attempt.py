@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
+import anyio
 
 from ..clock import Timer
 from ..codec import Codec, Undecodable
@@ -25,6 +25,7 @@ from ..core.state import StepState
 from ..errors import InvalidArgument, InvalidWorkflow, NonRetryable, NotStorable, RetryAfter, StepTimeout
 from ..failures import capture
 from ..waiting import WaitFor
+from .pool import Pool
 
 if TYPE_CHECKING:
     from .driver import Driver
@@ -107,16 +108,10 @@ class Attempt:
                 raise waits_for
             else:
                 result = await self._call_when_free()
-        except Undecodable:
+        except (Undecodable, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
-        except Exception as error:
-            return self._failed(error)
-        except asyncio.CancelledError as error:
-            if self.timed_out or self.cut_cause is not None:
-                return self.stopped()
-            if _cancelled_from_outside():
-                raise
-            return self._failed(error)
+        except BaseException as error:
+            return self._ended_by(error)
         if self.timed_out or self.cut_cause is not None:
             return self.stopped()
         return returned(self.st, self.context, self._codec, result)
@@ -166,7 +161,7 @@ class Attempt:
 
         threads.enter(key)
         try:
-            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads.limiter)
+            result = await threads.call(call)
         finally:
             self._uncalled = bool(turn and turn.pop())
             if self._uncalled:
@@ -178,6 +173,15 @@ class Attempt:
             self._limit(thread=True)
 
     # --- what came of it
+
+    def _ended_by(self, error: BaseException) -> Command:
+        ours = self.timed_out or self.cut_cause is not None
+        if isinstance(error, asyncio.CancelledError) and not ours and _cancelled_from_outside():
+            raise error
+        stop = _stop_within(error)
+        if stop is not None:
+            raise stop from error
+        return self._failed(error)
 
     def _failed(self, error: BaseException) -> Command:
         if self.timed_out or self.cut_cause is not None:
@@ -221,8 +225,17 @@ def returned(st: StepState, context: Context[Any, Any], codec: Codec, result: An
             default = codec.encode(result.default, path) if result.has_default else None
             return Suspended(path, st.attempt, result.signal, result.timeout, default, context.changes())
         return Returned(path, st.attempt, codec.encode(result, path), context.changes())
-    except NotStorable as error:
+    except Exception as error:  # NotStorable, or whatever a stranger's object does when it is looked at
         return Raised(path, st.attempt, capture(error, codec), retryable=False)
+
+
+def _stop_within(error: BaseException) -> BaseException | None:
+    """The KeyboardInterrupt or SystemExit that a group of exceptions has inside."""
+    found = error.subgroup((KeyboardInterrupt, SystemExit)) if isinstance(error, BaseExceptionGroup) else None
+    inner: BaseException | None = found
+    while isinstance(inner, BaseExceptionGroup):
+        inner = inner.exceptions[0]
+    return inner
 
 
 def _cancelled_from_outside() -> bool:
@@ -263,14 +276,15 @@ class Threads:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._limiter: anyio.CapacityLimiter | None = None
+        self._pool = Pool()
         self._busy: dict[tuple[str, str], asyncio.Future[None]] = {}
 
-    @property
-    def limiter(self) -> anyio.CapacityLimiter:
-        """How many run at once."""
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Call it on a thread, once there is room for one."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._limit)
-        return self._limiter
+        async with self._limiter:
+            return await self._pool.call(function)
 
     def enter(self, key: tuple[str, str]) -> None:
         """A thread is about to start for this step."""

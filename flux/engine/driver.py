@@ -163,9 +163,10 @@ class Driver:
 
     def _enter(self, st: StepState) -> Command | Entered:
         """Start one attempt. A handler that never suspends is done with here: it costs no task, no timer, no further coroutine."""
-        if self.host.draining:
+        host = self.host
+        if host.draining:
             return Released(st.path, st.attempt)
-        if not self.lease.alive:
+        if host.clock.monotonic() >= self.lease.deadline:
             raise LeaseLost("the lease ran out before the next handler could be started")
         node = st.node
         context: Context[Any, Any] = Context(self.bound.source, self.run_id, self.state, st.path, node.label, st.attempt)
@@ -252,7 +253,7 @@ class Driver:
         while True:
             now = moment.now = host.now()
             moment.halt = host.draining
-            decision = decide(state, (Arrived(arrived), *commands) if arrived else commands, moment)
+            decision = decide(state, _with(arrived, commands) if arrived else commands, moment)
             release = not state.calls and (host.draining or self._stay_until() is None)
             if not (decision.records or decision.consumed or release or sync):
                 state.settle()
@@ -262,7 +263,8 @@ class Driver:
                 reply = await host.storage.commit(commit)
             except StorageUnavailable as error:
                 reply = await self._commit_again(commit, error)
-            host.saw(reply.now)
+            if not host.one_clock:
+                host.saw(reply.now)
             if not reply.postings:
                 break
             # Nothing was written: what came goes first, so that a cancel accepted before a completion wins (D12, I27).
@@ -300,6 +302,12 @@ class Driver:
 
     def _ask(self, node: Node, path: str, question: Any) -> Any:
         return ask(self.bound, self.run_id, self.state, node, path, question)
+
+
+def _with(arrived: tuple[Posting, ...], commands: tuple[Command, ...]) -> tuple[Command, ...]:
+    """These commands, and before them all postings in order: those that the run was taken with are older than what came since (I24)."""
+    known = [posting for command in commands if type(command) is Arrived for posting in command.postings]
+    return Arrived((*known, *arrived)), *[command for command in commands if type(command) is not Arrived]
 
 
 def _awaiting(state: RunState) -> frozenset[str]:

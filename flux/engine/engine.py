@@ -24,7 +24,17 @@ from ..core.state import RunState, fold
 from ..core.status import TERMINAL, RunStatus
 from ..core.workflow import Definition
 from ..durations import to_microseconds
-from ..errors import DefinitionChanged, EngineClosed, InvalidArgument, RunConflict, RunNotFound, UnknownSignal, UnreadableRun
+from ..errors import (
+    DefinitionChanged,
+    EngineClosed,
+    InvalidArgument,
+    LeaseLost,
+    RunConflict,
+    RunNotFound,
+    StorageUnavailable,
+    UnknownSignal,
+    UnreadableRun,
+)
 from ..names import check_id
 from ..storage import Created, Header, NewPosting, NewRun, Query, StoredRun, WorkflowStorage
 from .attempt import Threads
@@ -148,7 +158,11 @@ class FluxEngine:
 
     async def _begin(self, driver: Driver, new: NewRun, first: tuple[Command, ...]) -> str | None:
         """Store the run and move it until it rests, in a task of the engine's own (D19); the id of the run that was there instead."""
-        created = await self._create(new)
+        try:
+            created = await self._create(new)
+        except (StorageUnavailable, LeaseLost):
+            self._host.retire(driver.lease)
+            raise
         header = created.header
         if not created.fresh:
             return header.run_id
@@ -266,7 +280,11 @@ class FluxEngine:
 
     async def _post(self, run_id: str, posting: NewPosting, workflow: str, *, interrupt: bool = False) -> RunResult:
         driver = await self._host.own(self._deliver(run_id, posting, workflow, interrupt))
-        return await self.get(run_id) if driver is None else await self._follow(driver)
+        if driver is not None:
+            await driver.finished()
+            if not driver.lost or driver.error is not None:
+                return await self._result_of(driver)
+        return await self.get(run_id)
 
     async def _deliver(self, run_id: str, posting: NewPosting, workflow: str, interrupt: bool) -> Driver | None:
         """Post, and see to it that what came is looked at; the driver to stay with. In a task of the engine's own (D19)."""
@@ -279,11 +297,19 @@ class FluxEngine:
             host.saw(posted.now)
             if posted.run is not None and lease is not None:
                 return await host.take_on(posted.run, lease, self._stay)
+            if lease is not None and posting.kind == "cancel" and posted.header.status is RunStatus.BLOCKED:
+                run = await self.storage.take(run_id, lease.nonce, blocked=True)
+                if run is not None and run.header.owner == lease.nonce:
+                    return await host.take_down(run, lease, self._stay)
             driver = host.drivers.get(run_id)
             if driver is None:
                 return None
             driver.interrupt() if interrupt else driver.poke()
             return driver if interrupt or driver.resting else None
+        except StorageUnavailable:
+            if lease is not None:
+                host.retire(lease)
+            raise
         finally:
             host.interrupting.discard(run_id)
 
@@ -304,7 +330,11 @@ class FluxEngine:
     async def _take(self, run_id: str, bound: Bound, blocked: bool) -> Driver | StoredRun | None:
         """Take the run and drive it; the run itself when there is nothing to drive, None when something else holds it."""
         lease = await self._host.lease()
-        run = await self.storage.take(run_id, lease.nonce, blocked=blocked)
+        try:
+            run = await self.storage.take(run_id, lease.nonce, blocked=blocked)
+        except (StorageUnavailable, LeaseLost):
+            self._host.retire(lease)
+            raise
         if run is None:
             return None
         if run.header.workflow != bound.definition.name:
@@ -329,14 +359,10 @@ class FluxEngine:
         self._host.raise_stop()
         if driver.error is not None:
             raise driver.error
-        if driver.lost:
-            return await self._rest_elsewhere(driver.run_id)
+        if driver.lost:  # to another worker, or to nobody
+            return await self._carry_on(driver.run_id, driver.bound)
         self._warn_about_timer(driver)
         return RunResult(driver.run_id, driver.state, self.codec)
-
-    async def _rest_elsewhere(self, run_id: str) -> RunResult:
-        await self.until(run_id, TERMINAL | {RunStatus.SUSPENDED, RunStatus.BLOCKED})
-        return await self.get(run_id)
 
     def _warn_about_timer(self, driver: Driver) -> None:
         state = driver.state
@@ -391,11 +417,14 @@ class FluxEngine:
         if bound is not None:
             try:
                 state = fold(bound.plan, rows)
-            except DefinitionChanged:
+            except (DefinitionChanged, UnreadableRun):
                 state = None  # the code has changed: show the journal's own picture
-        if state is None:
-            drawn = sketch(record for _, records in rows for record in records)
-            state = fold(Plan(drawn), rows)
+        try:
+            if state is None:
+                drawn = sketch(record for _, records in rows for record in records)
+                state = fold(Plan(drawn), rows)
+        except (DefinitionChanged, UnreadableRun) as error:
+            raise UnreadableRun(f"run {header.run_id!r}: {error}", header.run_id) from error
         return RunResult(header.run_id, state, self.codec)
 
     async def history(self, id: str) -> tuple[Any, ...]:

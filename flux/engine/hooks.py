@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
-
 from ..core import records as r
 from ..core.plan import UNDO
 from ..core.records import Record
 from .instants import to_datetime
+from .pool import Pool
 
 if TYPE_CHECKING:
     from .registry import Bound
@@ -124,6 +123,7 @@ class Dispatcher:
         self._hooks = list(hooks)
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._missed = 0
+        self._pool = Pool()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="flux-hooks")
 
     def publish(self, bound: Bound, run_id: str, records: Iterable[Record], at: int) -> None:
@@ -156,7 +156,7 @@ class Dispatcher:
             if inspect.iscoroutinefunction(method):
                 await method(event)
             else:
-                answer = await anyio.to_thread.run_sync(method, event, abandon_on_cancel=True)
+                answer = await self._pool.call(method, event)
                 if inspect.isawaitable(answer):
                     await answer
         except Exception:

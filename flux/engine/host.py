@@ -12,7 +12,10 @@ from typing import Any, TypeVar
 from ..clock import Clock
 from ..codec import Codec
 from ..core.commands import Advance, Arrived, Command, Lost, Tick, Unblock
+from ..core.machine import Moment, decide
+from ..core.plan import Plan
 from ..core.records import Record, RunBlocked
+from ..core.sketch import sketch
 from ..core.state import RunState, fold
 from ..core.status import RunStatus
 from ..errors import DefinitionChanged, EngineClosed, LeaseLost, RunNotFound, StorageUnavailable, UnreadableRun
@@ -21,6 +24,7 @@ from .attempt import Threads
 from .driver import Driver
 from .hooks import Dispatcher, Hooks
 from .lease import Lease
+from .questions import read_cancel
 from .registry import Bound, Registry
 from .worker import Worker
 
@@ -62,8 +66,9 @@ class Host:
         self._grace = grace
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lease: Lease | None = None
+        self._retired: set[Lease] = set()
         self._leasing: asyncio.Lock | None = None
-        self._one_clock = getattr(storage, "clock", None) is clock
+        self.one_clock = getattr(storage, "clock", None) is clock
         self._offset = 0  # storage time minus monotonic time, in microseconds (D16)
         self.is_open = False
 
@@ -85,11 +90,10 @@ class Host:
         await self._settle()
         self.is_open = False
         if self._lease is not None:
-            lease, self._lease = self._lease, None
-            try:
-                await lease.end()
-            except StorageUnavailable as error:
-                logger.warning("could not give the lease back (%s); it will run out by itself", error)
+            self._retired.add(self._lease)
+            self._lease = None
+        while self._retired:
+            await self._end(self._retired.pop())
         if self.hooks is not None:
             await self.hooks.close()
             self.hooks = None
@@ -132,13 +136,13 @@ class Host:
 
     def now(self) -> int:
         """The storage's time, extrapolated by the monotonic clock."""
-        if self._one_clock:
+        if self.one_clock:
             return self.clock.now()
         return int(self.clock.monotonic() * 1_000_000) + self._offset
 
     def saw(self, now: int) -> None:
         """A reply said what time it is for the storage. It is a little late by now, so nothing fires early (I19)."""
-        if not self._one_clock:
+        if not self.one_clock:
             self._offset = now - int(self.clock.monotonic() * 1_000_000)
 
     async def pause(self, seconds: float) -> None:
@@ -155,13 +159,15 @@ class Host:
     async def lease(self) -> Lease:
         """This engine's worker identity, made when it is first needed and again when it was lost."""
         lease = self._lease
-        if lease is not None and lease.deadline:
+        if lease is not None and lease.alive:
             return lease
         if self._leasing is None:
             raise EngineClosed("the engine is not open")
         async with self._leasing:
             lease = self._lease
-            if lease is None or not lease.deadline:
+            if lease is not None and lease.deadline and not lease.alive:
+                await lease.beat()  # late, but nobody may have noticed
+            if lease is None or not lease.alive:
                 if lease is not None:
                     self.drop_lease(lease)
                 lease = Lease(self.storage, self.clock, new_id(self.now()), self._lease_seconds, self._renewed)
@@ -189,6 +195,25 @@ class Host:
             if driver.lease is lease:
                 driver.lose()
 
+    def retire(self, lease: Lease) -> None:
+        """A verb that leases runs was not answered: take nothing more under this identity, and give it back once its drivers are
+        through, with whatever it may hold that nobody here knows of (I15)."""
+        if self._lease is lease:
+            self._lease = None
+        self._retired.add(lease)
+        self._end_retired()
+
+    def _end_retired(self) -> None:
+        for lease in self._retired - {driver.lease for driver in self.drivers.values()}:
+            self._retired.discard(lease)
+            self.spawn(self._end(lease))
+
+    async def _end(self, lease: Lease) -> None:
+        try:
+            await lease.end()
+        except StorageUnavailable as error:
+            logger.warning("could not give the lease back (%s); it will run out by itself", error)
+
     # --- taking a run up
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -200,13 +225,33 @@ class Host:
 
     async def own(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work in a task of the engine's own: a caller that is cancelled only detaches (D19)."""
-        task = self.spawn(work)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._tasks.add(loop.create_task(self._pass_on(work, answer)))
+        return await answer
+
+    async def _pass_on(self, work: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+        # A future of the caller's own, and no callbacks: half the cost of `asyncio.shield`, and every run passes here.
         try:
-            return await asyncio.shield(task)
+            value = await work
         except asyncio.CancelledError:
-            if task.cancelled():
-                raise EngineClosed("the engine was closed before this call had its answer") from None
+            if not answer.done():
+                answer.set_exception(EngineClosed("the engine was closed before this call had its answer"))
             raise
+        except BaseException as error:
+            if answer.done():
+                logger.warning("a call whose caller has gone ended with %s: %s", type(error).__name__, error)
+            else:
+                answer.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if not answer.done():
+                answer.set_result(value)
+        finally:
+            task = asyncio.current_task()
+            if task is not None:
+                self._tasks.discard(task)
 
     def adopt(self, run: StoredRun, lease: Lease, stay: float) -> asyncio.Task[None]:
         """Move a run that was claimed; the task ends when the run rests. For workers."""
@@ -221,16 +266,44 @@ class Host:
         """Drive a run that is leased to us, or give it back: blocked, when it cannot be read or no longer fits (S13.2, S15.2)."""
         bound = self.registry.get(run.header.workflow, run.header.version)
         if bound is None:
-            await self.give_back(run, lease)
+            await self._end_without_code(run, lease)
             return None
         try:
             state = self.restore(run, bound)
         except (DefinitionChanged, UnreadableRun) as error:
             logger.error("run %s is blocked: %s", run.header.run_id, error)
-            reason = type(error).__name__
-            await self._write_back(run, lease, (RunBlocked(reason, str(error)),), RunStatus.BLOCKED, None, f"{reason}: {error}")
+            await self._block(run, lease, error)
             return None
         return self.drive_on(run, lease, bound, state, stay)
+
+    async def _block(self, run: StoredRun, lease: Lease, error: Exception) -> None:
+        reason = type(error).__name__
+        record = RunBlocked(reason, str(error))
+        await self._write_back(run, lease, (record,), RunStatus.BLOCKED, None, f"{reason}: {error}")
+
+    async def take_down(self, run: StoredRun, lease: Lease, stay: float) -> Driver | None:
+        """Carry on a blocked run, whose cancel has been posted (S2.1); as it was when no code here fits it."""
+        bound = self.registry.get(run.header.workflow, run.header.version)
+        try:
+            if bound is not None:
+                return self.drive_on(run, lease, bound, self.restore(run, bound), stay)
+        except (DefinitionChanged, UnreadableRun) as error:
+            logger.warning("run %s stays blocked: %s", run.header.run_id, error)
+        await self._end_without_code(run, lease)
+        return None
+
+    async def _end_without_code(self, run: StoredRun, lease: Lease) -> None:
+        """Give the run back; ended, if it has been cancelled with `compensate=False`, for which nothing of it needs to be called (D28)."""
+        asked = [read_cancel(posting) for posting in run.postings if posting.kind == "cancel"]
+        if run.error is not None or not asked or asked[0].compensate:
+            return await self.give_back(run, lease)
+        drawn = Plan(sketch(record for row in run.rows for record in row.records))
+        state = fold(drawn, ((row.at, row.records) for row in run.rows))
+        moment = Moment(self.now(), self.draw, _no_questions, read_cancel, halt=True)
+        decision = decide(state, (Unblock(), Arrived(tuple(run.postings)), Lost(), Advance()), moment)
+        if state.ended is None:
+            return await self.give_back(run, lease)
+        await self._write_back(run, lease, tuple(decision.records), state.ended, None, "")
 
     def restore(self, run: StoredRun, bound: Bound) -> RunState:
         """The state of a stored run. Raises UnreadableRun, DefinitionChanged."""
@@ -241,8 +314,8 @@ class Host:
             state = fold(bound.plan, ((row.at, row.records) for row in run.rows))
         except DefinitionChanged as error:
             raise DefinitionChanged(f"run {header.run_id!r} of {bound.definition.name!r}: {error}", error.paths) from None
-        except (KeyError, AttributeError, TypeError) as error:
-            raise UnreadableRun(f"the journal of run {header.run_id!r} does not add up: {error!r}", header.run_id) from error
+        except UnreadableRun as error:
+            raise UnreadableRun(f"run {header.run_id!r}: {error}", header.run_id) from error
         # Postings before the first of these were taken.
         state.inbox_seq = min([header.inbox_seq, *[posting.seq - 1 for posting in run.postings]])
         return state
@@ -250,7 +323,7 @@ class Host:
     def drive_on(self, run: StoredRun, lease: Lease, bound: Bound, state: RunState, stay: float) -> Driver:
         """Carry a restored run on: what has come, what was lost, what is due, then whatever can start."""
         header = run.header
-        commands: tuple[Command, ...] = (Arrived(tuple(run.postings)), Lost(), Tick(), Advance())
+        commands: tuple[Command, ...] = (Arrived(tuple(run.postings), header.inbox_seq), Lost(), Tick(), Advance())
         if state.blocked is not None:
             commands = (Unblock(), *commands)
         return self.drive(Driver(self, bound, header.run_id, header.ref, header.epoch, lease, state, stay), commands)
@@ -267,13 +340,24 @@ class Host:
         try:
             await driver.run(commands)
         except Exception as error:
-            # Ours, not the handler's: the run keeps its lease until it runs out, and is then taken up again.
             logger.exception("run %s: the engine failed to move it", driver.run_id)
             driver.error = error
+            await self._park(driver, error)
         finally:
             if self.drivers.get(driver.run_id) is driver:
                 del self.drivers[driver.run_id]
             driver.finish()
+            if self._retired:
+                self._end_retired()
+
+    async def _park(self, driver: Driver, error: Exception) -> None:
+        """Something of flux's own broke: block the run with the reason, rather than leave it to nobody or try it for ever (I15, I17)."""
+        try:
+            run = await self.storage.load(driver.run_id)
+            if run is not None and (run.header.owner, run.header.epoch) == (driver.lease.nonce, driver.epoch):
+                await self._block(run, driver.lease, error)
+        except Exception:
+            logger.exception("run %s: nor could it be parked; it is held until this worker ends", driver.run_id)
 
     async def give_back(self, run: StoredRun, lease: Lease) -> None:
         """Return a run as it was."""
@@ -298,6 +382,10 @@ class Host:
             if not reply.postings:
                 return
             seq = reply.postings[-1].seq  # not taken: whoever moves the run next finds them in the inbox
+
+
+def _no_questions(*_: Any) -> Any:
+    raise AssertionError("nothing of a run without its code is asked")
 
 
 def new_id(now: int) -> str:

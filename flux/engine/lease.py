@@ -62,7 +62,7 @@ class Lease:
         now = await self._storage.register(self.nonce, self.length)
         self.deadline = sent + self._seconds
         if isinstance(self._clock, Jumping):
-            self._unhook = self._clock.on_jump(self._beat)
+            self._unhook = self._clock.on_jump(self.beat)
         elif isinstance(self._clock, SystemClock):
             self._thread = threading.Thread(target=self._run, name="flux-heartbeat", daemon=True)
             self._thread.start()
@@ -95,12 +95,14 @@ class Lease:
             self._call_soon(self._tick)
             if self._clock.monotonic() - self._ticked > 2 * self._seconds:
                 logger.error("the event loop has not turned for %.0f s: worker %s gives its leases up", 2 * self._seconds, self.nonce)
+                self.deadline = 0.0
                 return
-            await self._beat()
+            await self.beat()
             # A thread cannot be cancelled: it looks at the flag often enough for `stop` to be quick.
             await asyncio.get_running_loop().run_in_executor(None, self._stop.wait, self._seconds / 3)
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
+        """Renew it, or learn that it is lost."""
         sent = self._clock.monotonic()
         try:
             renewal = await self._storage.renew(self.nonce, self.length)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from ..clock import Timer
 from ..errors import FluxError, LeaseLost, StorageUnavailable
+from ..storage import Claimed
 
 if TYPE_CHECKING:
     from .host import Host
+    from .lease import Lease
 
 logger = logging.getLogger("flux.engine")
 
@@ -69,22 +71,29 @@ class Worker:
         self._wake.clear()
         host = self._host
         while (room := self._concurrency - self._moving) > 0 and not self._stopping:
-            lease = await host.lease()
             try:
-                claimed = await host.storage.claim(lease.nonce, host.registry.versions(), room)
-            except LeaseLost:
-                host.drop_lease(lease)
-                continue
+                lease = await host.lease()
+                try:
+                    claimed = await host.own(self._take(lease, room))
+                except LeaseLost:
+                    host.drop_lease(lease)
+                    continue
             except StorageUnavailable as error:
+                host.retire(lease)
                 logger.warning("the storage does not answer a claim (%s); trying again in %.1f s", error, POLL)
                 return None
-            host.saw(claimed.now)
-            for run in claimed.runs:
-                self._moving += 1
-                host.adopt(run, lease, STAY).add_done_callback(self._moved)
             if len(claimed.runs) < room:
                 return claimed.next_at
         return None
+
+    async def _take(self, lease: Lease, room: int) -> Claimed:
+        """Claim and adopt, in a task of the engine's own: whoever cancels a worker does not lose what it was about to get (D19)."""
+        claimed = await self._host.storage.claim(lease.nonce, self._host.registry.versions(), room)
+        self._host.saw(claimed.now)
+        for run in claimed.runs:
+            self._moving += 1
+            self._host.adopt(run, lease, STAY).add_done_callback(self._moved)
+        return claimed
 
     def _moved(self, _: object) -> None:
         self._moving -= 1

@@ -79,17 +79,34 @@ class Port:
         self._pressed = False  # the loop is busy and the last batch had to be waited for
         self._load = Load()
 
-    def submit(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
-        """Send an operation on its way. A caller that stops waiting does not stop it (contract 15)."""
+    def submit(self, work: Callable[[Transaction], T], *, small: bool = False) -> asyncio.Future[T]:
+        """Send an operation on its way. A caller that stops waiting does not stop it (contract 15).
+
+        A `small` one that is alone may be done at once; its caller still waits for the loop's next turn, so that others have theirs.
+        """
         future: asyncio.Future[Any] = self.loop.create_future()
-        self.pending.append(Operation(work, future))
+        operation = Operation(work, future)
         if self._away is None and not self._leaving:
-            if self._alone and not self._pressed:
+            alone = self._alone and not self._pressed
+            if alone and small and self._writer.here(operation):
+                self._leaving = True  # what comes in this turn gathers
+                self.loop.call_soon(self._done_here, operation)
+                return future
+            self.pending.append(operation)
+            if alone:
                 self._leave()
             else:
                 self._leaving = True
                 self.loop.call_soon(self._leave)
+        else:
+            self.pending.append(operation)
         return future
+
+    def _done_here(self, operation: Operation) -> None:
+        self._leaving = False
+        operation.settle()
+        if self.pending:
+            self._leave()
 
     @property
     def is_idle(self) -> bool:

@@ -124,8 +124,8 @@ class SQLiteStorage:
             raise StorageMisused(f"{self!r} is not open: use it inside 'async with'")
         return self._open
 
-    def _write(self, work: Callable[[Transaction], T]) -> asyncio.Future[T]:
-        return self._parts().port().submit(work)
+    def _write(self, work: Callable[[Transaction], T], *, small: bool = False) -> asyncio.Future[T]:
+        return self._parts().port().submit(work, small=small)
 
     async def _rows(self, sql: str, parameters: Any) -> list[Any]:
         reader = self._parts().reader
@@ -153,13 +153,13 @@ class SQLiteStorage:
 
     async def create(self, run: NewRun) -> Created:
         """Make a run, or find the one that is there. Raises LeaseLost when `owner` is not live."""
-        raw = await self._write(partial(runs.create, run=run, texts=encode_row(run.records)))
+        raw = await self._write(partial(runs.create, run=run, texts=encode_row(run.records)), small=True)
         return Created(header_of(raw.header), raw.fresh, raw.now)
 
     async def commit(self, commit: Commit) -> Committed:
         """One step forward of a run. Raises LeaseLost, RunNotFound."""
         texts = encode_row(commit.records) if commit.records else ("", "")
-        return await self._write(partial(runs.commit, commit=commit, texts=texts))
+        return await self._write(partial(runs.commit, commit=commit, texts=texts), small=True)
 
     async def post(self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None) -> Posted:
         """Accept a signal or a cancel. Raises RunNotFound, RunFinished, InboxFull."""

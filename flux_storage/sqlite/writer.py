@@ -3,6 +3,9 @@
 Group commit (I47): while one transaction is being synced to disk, the next operations gather. Each operation has its own
 outcome. One that the contract refuses raises a FluxError before it has written anything, and the others go on. When the
 transaction itself fails it is rolled back and every operation is tried alone, so that a bad one fails alone.
+
+While the disk is quick, a small operation that is alone is committed by its caller's thread (`here`): two hand-overs between threads
+cost as much as such a commit. Whoever uses the connection holds the turn.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from time import perf_counter
 from typing import Any, Protocol
 
 from flux.errors import FluxError
@@ -22,6 +26,9 @@ from .errors import is_busy, translate
 from .schema import Patience, open_connection
 
 BATCH = 256  # operations in one transaction
+
+SWIFT = 0.001  # seconds: commits that take no longer on average may hold up an event loop
+SLUGGISH = 0.005  # seconds: after one commit this slow, the thread does all of them for a while
 
 IDLE, RUNNING, WAITING = 0, 1, 2  # what the thread does: nothing, needs the interpreter, waits for disk or file
 
@@ -104,6 +111,8 @@ class Writer:
         self._closed = closed
         self._queue: SimpleQueue[Batch | None] = SimpleQueue()
         self._gate = threading.Lock()
+        self._turn = threading.Lock()  # who has it uses the connection
+        self._cost = SWIFT  # seconds a transaction takes, averaged
         self._stopped = False
         self.thread = threading.Thread(target=self._run, name="flux-sqlite-writer", daemon=True)
         self.thread.start()
@@ -115,6 +124,29 @@ class Writer:
                 return False
             self._queue.put(batch)
             return True
+
+    def here(self, operation: Operation) -> bool:
+        """Commit this one operation in the calling thread, if that is quick just now; whether it was done, one way or the other."""
+        if self._cost >= SWIFT or not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self._stopped or not self._queue.empty():
+                return False
+            try:
+                transaction = self._attempt([operation])
+            except Exception as error:
+                if self._connection.in_transaction:
+                    self._cursor.execute(queries.ROLLBACK)
+                if is_busy(error):
+                    return False
+                operation.error = translate(error, self._path)
+            else:
+                for act in transaction.afterwards:
+                    act()
+            return True
+        finally:
+            self.phase = IDLE
+            self._turn.release()
 
     def stop(self) -> None:
         """Finish what is queued, then end."""
@@ -158,7 +190,8 @@ class Writer:
                 break
             batches.append(batch)
             operations += batch.operations
-        self._perform(operations)
+        with self._turn:
+            self._perform(operations)
         for batch in batches:
             batch.answer()
         return not last
@@ -196,6 +229,7 @@ class Writer:
     def _attempt(self, operations: list[Operation]) -> Transaction:
         cursor = self._cursor
         self.phase = RUNNING
+        begun = perf_counter()
         cursor.execute(queries.BEGIN)
         transaction = Transaction(cursor, self._now())
         for operation in operations:
@@ -211,6 +245,8 @@ class Writer:
         self.phase = WAITING
         cursor.execute(queries.COMMIT)
         self.phase = RUNNING
+        cost = perf_counter() - begun
+        self._cost = 10 * SWIFT if cost > SLUGGISH else self._cost + (cost - self._cost) / 8
         if changes:
             self._changed(changes)
         return transaction

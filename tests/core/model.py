@@ -66,13 +66,12 @@ def owed(step: Step, notes: set[str]) -> bool:
 
 def expected_undo(case: Case, world: World) -> list[str] | None:
     """The compensations that the run owes, in order; None when it never went down."""
-    for store in world.snapshots:
-        for record in store.journal()[-1][1]:
-            if isinstance(record, UnwindStarted):
-                steps = steps_by_path(case.definition.steps)
-                started = [path for path in store.seen if not path.endswith(UNDO)]
-                right = [path for path in reversed(started) if owed(steps[path], store.seen[path])]
-                return right if record.compensate else []
+    steps = steps_by_path(case.definition.steps)
+    seen = world.store.seen
+    for _, record in history(world.store):
+        if isinstance(record, UnwindStarted):
+            started = [path for path in seen if not path.endswith(UNDO)]
+            return [path for path in reversed(started) if owed(steps[path], seen[path])] if record.compensate else []
     return None
 
 
@@ -200,7 +199,7 @@ def check_signals(case: Case, world: World) -> None:
 def check_nothing_starts_on_the_way_down(world: World) -> None:
     """S11.1, S5.2, I28: after the deadline, and from the commit that records a cancel on, only compensations start."""
     deadline: int | None = None
-    stopped = False
+    stopped = down = False
     for at, records in world.store.journal():
         over = stopped or (deadline is not None and at >= deadline)
         for record in records:
@@ -208,8 +207,11 @@ def check_nothing_starts_on_the_way_down(world: World) -> None:
                 deadline = record.deadline_at
             if isinstance(record, StepStarted | WaitStarted | SleepStarted | StepSkipped) and over:
                 assert record.path.endswith(UNDO), f"{record} after the end"
+            path = getattr(record, "path", "")
+            assert not (down and path) or path.endswith(UNDO), "I28: in flight, and recorded too late"
             if isinstance(record, CancelRequested | UnwindStarted):
                 over = stopped = True
+                down = down or isinstance(record, UnwindStarted)
 
 
 def check_skips(world: World) -> None:

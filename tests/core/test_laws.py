@@ -25,7 +25,7 @@ from flux.core.status import TERMINAL
 from .model import check_all, end, history
 from .strategies import cases
 from .test_machine import Talk
-from .world import T0, Case, Fault, World, freeze, handler, read_cancel, step
+from .world import T0, Answer, Case, Fault, World, freeze, handler, read_cancel, step
 
 MANY = settings(max_examples=max(250, settings().max_examples))  # a case is cheap, and what matters in it is seldom
 
@@ -146,16 +146,17 @@ def work_of(do: Callable[[], object]) -> int:
     return count
 
 
-def _long_run(length: int) -> Talk:
-    run = Talk(*(step(f"s{index}", compensate=handler) for index in range(length)))
+def _long_run(length: int, when: Answer | None = None) -> Talk:
+    run = Talk(*(step(f"s{index}", compensate=handler, when=when) for index in range(length)))
     run.state.steps = Unwalkable(run.state.steps)
     run.state.data = Unwalkable({f"key{index}": "1" for index in range(length)})
     return run
 
 
-def test_the_ten_thousandth_step_costs_what_the_tenth_does() -> None:
+@pytest.mark.parametrize("when", [None, Answer(True)], ids=["plain", "with a condition"])
+def test_the_ten_thousandth_step_costs_what_the_tenth_does(when: Answer | None) -> None:
     """S3.3: the work of a step does not depend on how many came before it, nor on how much data there is."""
-    run = _long_run(10_100)
+    run = _long_run(10_100, when)
     costs: dict[int, int] = {}
 
     def turn(index: int) -> None:

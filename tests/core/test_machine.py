@@ -559,6 +559,10 @@ def test_graceful_drain_leaves_work_due() -> None:
     run.halt = True
     assert run.tell(ok("b")) == [StepCompleted("b", 1, "1"), RunCompleted()], "ending needs no attempt"
 
+    run = Talk(step("a"), step("b"))
+    run.halt = True
+    assert run.tell(ok("a")) == [StepCompleted("a", 1, "1")]
+
     run = Talk(step("a"), halt=True)
     assert (run.first, run.state.status, run.state.wake_at) == ([], RunStatus.PENDING, 0)
     run.halt = False

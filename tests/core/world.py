@@ -307,6 +307,7 @@ class World:
         halt = halt or self.fault in ("drain", "shutdown")
         self._receive()
         records, consumed, said = self._decide(commands, halt)
+        assert not (halt and any(isinstance(record, StepStarted) for record in records)), "a halted run starts nothing"
         if self.fault == "before":
             raise Crashed
         for path in over:
@@ -326,6 +327,7 @@ class World:
     def _decide(self, commands: tuple[Command, ...], halt: bool) -> tuple[list[Record], list[int], tuple[Command, ...]]:
         store = self.store
         before = freeze(self.state)
+        self._general(commands, halt, before)
         while True:
             decision = decide(self.state, commands, self._moment(halt))
             unseen = tuple(posting for posting in store.inbox if posting.seq > self.known)
@@ -335,6 +337,17 @@ class World:
             assert freeze(self.state) == before, "a refused decision leaves no trace"
             self.known = store.inbox_seq
             commands = (*commands, Arrived(unseen))
+
+    def _general(self, commands: tuple[Command, ...], halt: bool, before: Any) -> None:
+        """A command decided alone, which may take a shorter way, and one decided in company come to the same."""
+        ends: list[Any] = []
+        for together in (commands, (*commands, Advance())):
+            decision = decide(self.state, together, self._moment(halt))
+            ends.append((decision.records, decision.consumed, freeze(self.state), list(self.state.data)))
+            self.state.rollback()
+            assert freeze(self.state) == before, "a refused decision leaves no trace"
+            self.state.data = {key: self.state.data[key] for key in self.shadow.data}  # the order of keys is not taken back
+        assert ends[0] == ends[1]
 
     def _append(self, records: list[Record]) -> None:
         if not records:

@@ -295,5 +295,5 @@ async def _reply(call: Awaitable[Any]) -> Any:
 
 
 TestAgreement = Agreement.TestCase
-TestAgreement.settings = settings(max_examples=settings.default.max_examples * 3 // 2, stateful_step_count=50)
+TestAgreement.settings = settings(stateful_step_count=50)
 TestAgreement.__doc__ = "I42, I1, I7, I10, I11, I15, I24: replies, error classes and the whole observable state are equal after every step."
