@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("flux.engine")
 
+FAIR = 64  # steps that never suspend, on a storage that never does, before others have their turn
 RETRY_COMMIT = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries of a commit that the storage could not take
 
 
@@ -150,8 +151,12 @@ class Driver:
             if first:
                 await self._advance(first)
             calls = self.state.calls
-            while self.held:
+            for turn in count(1):
+                if not self.held:
+                    break
                 if calls:
+                    if not turn % FAIR:
+                        await asyncio.sleep(0)
                     command = self._enter(next(iter(calls.values())))
                     await self._advance(await self._go_on(command) if isinstance(command, Entered) else (command,))
                 elif not await self._wait():

@@ -563,6 +563,89 @@ async def test_lists_read_an_index_in_order(storage: SQLiteStorage, path: Path) 
     connection.close()
 
 
+class ThreadClock(SystemClock):
+    """Tells the time, and remembers which threads asked: each transaction asks once."""
+
+    __slots__ = ("threads",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[str] = []
+
+    def now(self) -> int:
+        self.threads.append("loop" if threading.current_thread() is threading.main_thread() else "writer")
+        return super().now()
+
+
+@pytest.fixture
+async def timed(path: Path) -> AsyncIterator[tuple[SQLiteStorage, ThreadClock]]:
+    clock = ThreadClock()
+    async with SQLiteStorage(path, clock=clock) as opened:
+        await opened.register("w", LEASE)
+        yield opened, clock
+
+
+def disk(storage: SQLiteStorage, seconds: float) -> None:
+    """As if commits had taken this long of late."""
+    assert storage._open is not None and storage._open._writer is not None
+    storage._open._writer._cost = seconds
+
+
+async def test_a_lone_commit_on_a_quick_disk_is_done_on_the_spot(timed: tuple[SQLiteStorage, ThreadClock]) -> None:
+    storage, clock = timed
+    header = await held(storage, "r")
+    disk(storage, 0.0001)
+    clock.threads.clear()
+    await storage.commit(step(header, 1))
+    assert clock.threads == ["loop"]
+    disk(storage, 0.1)
+    await storage.commit(step(header, 2))
+    assert clock.threads == ["loop", "writer"]
+    assert (await loaded(storage, "r")).header.position == 3
+
+
+async def test_a_commit_on_the_spot_lets_others_have_their_turn(timed: tuple[SQLiteStorage, ThreadClock]) -> None:
+    """What comes in the same turn of the loop gathers for the thread; the caller goes on in the next."""
+    storage, clock = timed
+    headers = [await held(storage, f"r{n}") for n in range(20)]
+    disk(storage, 0.0001)
+    clock.threads.clear()
+    turns: list[str] = []
+    asyncio.get_running_loop().call_soon(turns.append, "another")
+    await storage.commit(step(headers[0], 1))
+    assert turns == ["another"]
+    await asyncio.gather(*(storage.commit(step(header, 2 if header is headers[0] else 1)) for header in headers))
+    assert clock.threads.count("loop") <= 2 and len(clock.threads) <= 5
+
+
+async def test_a_locked_file_never_holds_up_the_loop(timed: tuple[SQLiteStorage, ThreadClock], path: Path) -> None:
+    """I48: a commit that would have to wait goes to the thread, which waits."""
+    storage, clock = timed
+    header = await held(storage, "r")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    disk(storage, 0.0001)
+    waiting = asyncio.ensure_future(storage.commit(step(header, 1)))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    other.execute("COMMIT")
+    other.close()
+    assert (await waiting).postings == ()
+    assert clock.threads[-1] == "writer"
+
+
+async def test_a_refusal_on_the_spot_is_the_callers_alone(timed: tuple[SQLiteStorage, ThreadClock]) -> None:
+    """Contract 3: as in the thread, an operation that is refused has written nothing."""
+    storage, _ = timed
+    header = await held(storage, "r")
+    disk(storage, 0.0001)
+    with pytest.raises(LeaseLost):
+        await storage.commit(step(header, 1, epoch=7))
+    await storage.commit(step(header, 1))
+    assert (await loaded(storage, "r")).header.position == 2
+
+
 # --- a busy event loop
 
 
