@@ -25,7 +25,7 @@ def call(*words: str) -> int:
 
 def prepare() -> None:
     """The environment, with this checkout installed in it."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  # run by whatever python3 is there
         sys.exit(f"flux needs Python 3.11 or later, this is {sys.version.split()[0]}")
     if not (BIN / "python").exists() and not (BIN / "python.exe").exists():
         venv.create(ENVIRONMENT, with_pip=True)

@@ -46,7 +46,8 @@ def one_round(figures: Figures, folder: Path, scale: float, peer: Callable[[Path
         note(figures, f"floor {mode}, s a workflow", sqlite_commits(folder, few, mode) / few)
         note(figures, f"sqlite {mode} W1, s a workflow", asyncio.run(flux.sequential(flux.url(folder, target), few)) / few)
         note(figures, f"sqlite {mode} W2, workflows/s", many / asyncio.run(flux.in_flight(flux.url(folder, target), many)))
-    note(figures, "sqlite FULL W2 beside a busy neighbour, workflows/s", few / asyncio.run(flux.busy_neighbour(flux.url(folder, "sqlite"), few)))
+    busy = asyncio.run(flux.busy_neighbour(flux.url(folder, "sqlite"), few))
+    note(figures, "sqlite FULL W2 beside a busy neighbour, workflows/s", few / busy)
     first, last = asyncio.run(flux.long_run(flux.url(folder, "sqlite")))
     note(figures, "W3 last thousand steps / first thousand", last / first)
     if peer is not None:
@@ -97,7 +98,8 @@ def lines(middle: dict[str, float]) -> list[str]:
 def write(figures: Figures, rounds: int) -> None:
     """The results, for people and for programs."""
     middle = {name: median(values) for name, values in figures.items()}
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, {versions}"
     date = datetime.now(timezone.utc).date().isoformat()
     spread = [f"| {name} | {min(v):.6g} | {median(v):.6g} | {max(v):.6g} |" for name, v in figures.items()]
     text = [

@@ -12,61 +12,92 @@ Where things are, from the outside in:
     errors.py       every error, drawn as a tree
 """
 
-from .builder import Branch, Workflow, branch, create_workflow
-from .codec import Codec, JsonCodec
-from .context import Context
-from .core.retry import Retry
-from .core.status import RunStatus, StepStatus
-from .engine.engine import FluxEngine, run
-from .engine.handle import RunHandle
-from .engine.hooks import Event, Hooks
-from .engine.view import HistoryLine, Page, RunResult, RunSummary
-from .engine.worker import Worker
-from .errors import (
-    DeadlineExceeded,
-    DefinitionChanged,
-    EngineClosed,
-    FluxError,
-    InboxFull,
-    InvalidArgument,
-    InvalidInput,
-    InvalidPayload,
-    InvalidWorkflow,
-    LeaseLost,
-    NonRetryable,
-    NotStorable,
-    RetryAfter,
-    RunCancelled,
-    RunConflict,
-    RunFailed,
-    RunFinished,
-    RunHeld,
-    RunNotFinished,
-    RunNotFound,
-    StepError,
-    StepTimeout,
-    StorageMisused,
-    StorageTooNew,
-    StorageUnavailable,
-    UnknownOutcome,
-    UnknownSignal,
-    UnknownWorkflow,
-    UnreadableRun,
-    WaitTimeout,
-    WorkerCrashed,
-)
-from .storage import WorkflowStorage
-from .waiting import WaitFor, wait
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .builder import Branch, Workflow, branch, create_workflow
+    from .codec import Codec, JsonCodec
+    from .context import Context
+    from .core.retry import Retry
+    from .core.status import RunStatus, StepStatus
+    from .engine.engine import FluxEngine, run
+    from .engine.handle import RunHandle
+    from .engine.hooks import Event, Hooks
+    from .engine.view import Compensation, HistoryLine, Page, Progress, RunResult, RunSummary
+    from .engine.worker import Worker
+    from .errors import (
+        DeadlineExceeded,
+        DefinitionChanged,
+        EngineClosed,
+        FluxError,
+        InboxFull,
+        InvalidArgument,
+        InvalidInput,
+        InvalidPayload,
+        InvalidWorkflow,
+        LeaseLost,
+        NonRetryable,
+        NotStorable,
+        RetryAfter,
+        RunCancelled,
+        RunConflict,
+        RunFailed,
+        RunFinished,
+        RunNotFinished,
+        RunNotFound,
+        StepError,
+        StepTimeout,
+        StorageMisused,
+        StorageTooNew,
+        StorageUnavailable,
+        UnknownOutcome,
+        UnknownSignal,
+        UnknownWorkflow,
+        UnreadableRun,
+        WaitTimeout,
+        WorkerCrashed,
+    )
+    from .storage import WorkflowStorage
+    from .waiting import WaitFor, wait
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Branch", "Codec", "Context", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "Event", "FluxEngine",
+    "Branch", "Codec", "Compensation", "Context", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "Event", "FluxEngine",
     "FluxError", "HistoryLine", "Hooks", "InboxFull", "InvalidArgument", "InvalidInput", "InvalidPayload",
-    "InvalidWorkflow", "JsonCodec", "LeaseLost", "NonRetryable", "NotStorable", "Page", "Retry", "RetryAfter",
-    "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunHandle", "RunHeld", "RunNotFinished",
+    "InvalidWorkflow", "JsonCodec", "LeaseLost", "NonRetryable", "NotStorable", "Page", "Progress", "Retry", "RetryAfter",
+    "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunHandle", "RunNotFinished",
     "RunNotFound", "RunResult", "RunStatus", "RunSummary", "StepError", "StepStatus", "StepTimeout",
     "StorageMisused", "StorageTooNew", "StorageUnavailable", "UnknownOutcome", "UnknownSignal", "UnknownWorkflow",
     "UnreadableRun", "WaitFor", "WaitTimeout", "Worker", "WorkerCrashed", "Workflow", "WorkflowStorage",
     "branch", "create_workflow", "run", "wait",
 ]  # fmt: skip
+
+# Public names are loaded when they are first touched: a program that imports flux and runs no workflow pays a millisecond.
+_HOMES = {
+    "builder": ("Branch", "Workflow", "branch", "create_workflow"),
+    "codec": ("Codec", "JsonCodec"),
+    "context": ("Context",),
+    "core.retry": ("Retry",),
+    "core.status": ("RunStatus", "StepStatus"),
+    "engine.engine": ("FluxEngine", "run"),
+    "engine.handle": ("RunHandle",),
+    "engine.hooks": ("Event", "Hooks"),
+    "engine.view": ("Compensation", "HistoryLine", "Page", "Progress", "RunResult", "RunSummary"),
+    "engine.worker": ("Worker",),
+    "storage": ("WorkflowStorage",),
+    "waiting": ("WaitFor", "wait"),
+}  # fmt: skip
+_HOME = dict.fromkeys(__all__, "errors") | {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'flux' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,7 @@
     FluxError
      the caller's call          InvalidWorkflow  InvalidArgument  InvalidInput  InvalidPayload  NotStorable
                                 UnknownWorkflow  EngineClosed
-     the run it names           RunNotFound  RunConflict  RunFinished  RunNotFinished  RunHeld  UnknownSignal  InboxFull
+     the run it names           RunNotFound  RunConflict  RunFinished  RunNotFinished  UnknownSignal  InboxFull
                                 DefinitionChanged
      how a step ended           StepTimeout  WaitTimeout  StepError  UnknownOutcome
      how a run ended            RunFailed  RunCancelled  DeadlineExceeded  WorkerCrashed
@@ -18,7 +18,7 @@ from __future__ import annotations
 __all__ = [
     "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "FluxError", "InboxFull", "InvalidArgument",
     "InvalidInput", "InvalidPayload", "InvalidWorkflow", "LeaseLost", "NonRetryable", "NotStorable",
-    "RetryAfter", "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunHeld", "RunNotFinished",
+    "RetryAfter", "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunNotFinished",
     "RunNotFound", "StepError", "StepTimeout", "StorageMisused", "StorageTooNew", "StorageUnavailable",
     "UnknownOutcome", "UnknownSignal", "UnknownWorkflow", "UnreadableRun", "WaitTimeout", "WorkerCrashed",
 ]  # fmt: skip
@@ -84,10 +84,6 @@ class RunFinished(FluxError):
 
 class RunNotFinished(FluxError):
     """`delete` of a run that has not ended: cancel it first (D26)."""
-
-
-class RunHeld(FluxError):
-    """A call that must hold the run found another live holder and was told not to wait."""
 
 
 class UnknownSignal(FluxError, LookupError):

@@ -7,7 +7,7 @@ with its object; give one to two engines and they share it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from heapq import heappop, heappush
 from types import TracebackType

@@ -21,22 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from .commands import (
-    Advance,
-    Arrived,
-    Block,
-    Command,
-    Cut,
-    CutCause,
-    Lost,
-    Posting,
-    Raised,
-    Released,
-    Returned,
-    Suspended,
-    Tick,
-    Unblock,
-)
+from .commands import Advance, Arrived, Block, Command, Cut, CutCause, Lost, Posting, Raised, Released, Returned, Suspended, Tick, Unblock
 from .failure import Failure
 from .plan import Node, Plan
 from .records import (

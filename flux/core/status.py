@@ -8,20 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .commands import (
-    Advance,
-    Arrived,
-    Block,
-    Command,
-    Cut,
-    Lost,
-    Raised,
-    Released,
-    Returned,
-    Suspended,
-    Tick,
-    Unblock,
-)
+from .commands import Advance, Arrived, Block, Command, Cut, Lost, Raised, Released, Returned, Suspended, Tick, Unblock
 
 
 class RunStatus(str, Enum):

@@ -166,7 +166,8 @@ class Attempt:
             self._uncalled = bool(turn and turn.pop())
             if self._uncalled:
                 threads.left(key)
-        return await result if inspect.isawaitable(result) else result
+        # Asked of the class: a stranger's object may not like to be looked at.
+        return await result if hasattr(type(result), "__await__") else result
 
     def _arm_for(self, task: asyncio.Task[Any] | None) -> None:
         if self._task is task and not self._timers:
@@ -281,9 +282,10 @@ class Threads:
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Call it on a thread, once there is room for one."""
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(self._limit)
-        async with self._limiter:
+        limiter = self._limiter
+        if limiter is None:
+            limiter = self._limiter = anyio.CapacityLimiter(self._limit)
+        async with limiter:
             return await self._pool.call(function)
 
     def enter(self, key: tuple[str, str]) -> None:

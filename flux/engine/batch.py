@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.status import RunStatus
@@ -15,14 +14,6 @@ from .view import RunResult
 
 if TYPE_CHECKING:
     from .engine import FluxEngine
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a running handler says it is."""
-
-    fraction: float
-    message: str
 
 
 async def execute_many(
@@ -53,7 +44,18 @@ async def execute_many(
             if stopped:
                 return
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(concurrency, len(inputs))):
-            group.create_task(lane())
+    await _together(lane, min(concurrency, len(inputs)))
     return [results[index] for index in sorted(results)]
+
+
+async def _together(lane: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """Raises the first error alone, as one `execute` would; runs that were started go on to their end."""
+    failed: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(lane())
+    except* Exception as errors:
+        failed = errors.exceptions[0]
+    if failed is not None:
+        raise failed

@@ -18,6 +18,7 @@ from ..errors import LeaseLost, RunNotFound, StorageUnavailable
 from ..storage import Commit, Committed
 from .attempt import Attempt, Entered, is_async, returned
 from .questions import ask, read_cancel
+from .view import Progress
 
 if TYPE_CHECKING:
     from .host import Host
@@ -38,7 +39,7 @@ class Driver:
 
     __slots__ = (
         "_attempt", "_followers", "_moment", "_rest", "_woken", "bound", "epoch", "error", "held", "host", "lease",
-        "lost", "ref", "run_id", "state", "stay",
+        "lost", "progress", "ref", "run_id", "state", "stay",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +56,7 @@ class Driver:
         self.held = True
         self.lost = False  # somebody else holds the run now
         self.error: BaseException | None = None
+        self.progress: dict[str, Progress] = {}
         self._followers: list[asyncio.Future[None]] | None = []  # None: it has let go
         self._attempt: Attempt | None = None  # the one that has suspended, and can be cut
         self._rest: asyncio.Future[None] | None = None

@@ -33,12 +33,13 @@ from ..errors import (
     RunNotFound,
     StorageUnavailable,
     UnknownSignal,
+    UnknownWorkflow,
     UnreadableRun,
 )
 from ..names import check_id
 from ..storage import Created, Header, NewPosting, NewRun, Query, StoredRun, WorkflowStorage
 from .attempt import Threads
-from .batch import Progress, execute_many
+from .batch import execute_many
 from .driver import Driver
 from .handle import RunHandle
 from .hooks import Hooks
@@ -47,7 +48,7 @@ from .lists import decode_cursor, encode_cursor, read_statuses
 from .questions import read_cancel, write_cancel
 from .registry import Bound, Registry
 from .resolve import open_storage
-from .view import Page, RunResult, RunSummary
+from .view import Page, Progress, RunResult, RunSummary
 from .worker import StopOnSignals, Worker
 
 logger = logging.getLogger("flux.engine")
@@ -92,7 +93,6 @@ class FluxEngine:
         timeout = None if default_timeout is None else to_microseconds(default_timeout, "default_timeout")
         check_retry(default_retry, "default_retry")
         defaults = Defaults(default_retries, timeout, default_retry or Retry(), crash_limit)
-        self._progress: dict[tuple[str, str], Progress] = {}
         self._registry = Registry(defaults, self.codec, self._note_progress)
         self._host = Host(
             self.storage,
@@ -236,7 +236,7 @@ class FluxEngine:
     async def resume(self, workflow: Definition, id: str) -> RunResult:
         """Carry a suspended, interrupted or blocked run on here and now (S12.2); waits while another worker moves it.
 
-        Raises RunNotFound, DefinitionChanged.
+        Raises RunNotFound, DefinitionChanged, and UnknownWorkflow when the run is of a version that is not registered (S13.3).
         """
         self._check_open()
         return await self._carry_on(check_id(id), self._registry.bind(workflow), blocked=True)
@@ -342,10 +342,10 @@ class FluxEngine:
             raise RunConflict(f"run {run_id!r} is of workflow {run.header.workflow!r}, not {bound.definition.name!r}")
         if run.header.owner != lease.nonce:
             return run
-        bound = self._registry.get(run.header.workflow, run.header.version) or bound
         try:
+            bound = self._registry.require(run.header.workflow, run.header.version)
             state = self._host.restore(run, bound)
-        except (DefinitionChanged, UnreadableRun):
+        except (DefinitionChanged, UnknownWorkflow, UnreadableRun):
             await self._host.give_back(run, lease)
             raise
         return self._host.drive_on(run, lease, bound, state, self._stay)
@@ -425,7 +425,8 @@ class FluxEngine:
                 state = fold(Plan(drawn), rows)
         except (DefinitionChanged, UnreadableRun) as error:
             raise UnreadableRun(f"run {header.run_id!r}: {error}", header.run_id) from error
-        return RunResult(header.run_id, state, self.codec)
+        driver = self._host.drivers.get(header.run_id)
+        return RunResult(header.run_id, state, self.codec, None if driver is None else driver.progress)
 
     async def history(self, id: str) -> tuple[Any, ...]:
         """One line per step that the run has reached. Raises RunNotFound."""
@@ -511,7 +512,9 @@ class FluxEngine:
     # --- small parts
 
     def _note_progress(self, run_id: str, path: str, fraction: float, message: str) -> None:
-        self._progress[run_id, path] = Progress(fraction, message)
+        driver = self._host.drivers.get(run_id)
+        if driver is not None:
+            driver.progress[path] = Progress(fraction, message)
 
     def _check_open(self) -> None:
         if not self._host.is_open:

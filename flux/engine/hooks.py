@@ -159,7 +159,10 @@ class Dispatcher:
                 answer = await self._pool.call(method, event)
                 if inspect.isawaitable(answer):
                     await answer
-        except Exception:
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit) or (task is not None and task.cancelling()):
+                raise
             logger.exception("hook %s.%s raised; the run is not affected", type(hook).__name__, event.name)
 
     async def close(self, seconds: float = 2.0) -> None:

@@ -379,6 +379,10 @@ class Host:
                 reply = await self.storage.commit(commit)
             except (LeaseLost, RunNotFound):
                 return
+            except StorageUnavailable as error:
+                logger.warning("run %s could not be given back (%s); it is freed with the lease", header.run_id, error)
+                self.retire(lease)
+                return
             if not reply.postings:
                 return
             seq = reply.postings[-1].seq  # not taken: whoever moves the run next finds them in the inbox

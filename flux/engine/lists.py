@@ -9,6 +9,8 @@ from collections.abc import Collection
 from ..core.status import RunStatus
 from ..errors import InvalidArgument
 
+LATEST = (1 << 63) - 1  # what every storage can compare with
+
 
 def read_statuses(status: RunStatus | str | Collection[RunStatus | str] | None) -> tuple[RunStatus, ...]:
     """One status or several, as an empty tuple for all. Raises InvalidArgument."""
@@ -33,7 +35,7 @@ def decode_cursor(cursor: str | None) -> tuple[int, str] | None:
         return None
     try:
         form, created_at, run_id = base64.urlsafe_b64decode(cursor.encode()).decode().split(":", 2)
-        if form != "1":
+        if form != "1" or not -LATEST <= int(created_at) <= LATEST:
             raise ValueError(form)
         return int(created_at), run_id
     except (AttributeError, ValueError, binascii.Error):

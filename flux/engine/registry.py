@@ -84,11 +84,11 @@ class Bound:
         return {field.name: self.codec.encode(getattr(kind(), field.name), f"data.{field.name}") for field in fields(kind)}
 
     def write_payload(self, signal: str, value: Any) -> str:
-        """The encoded payload of a signal, checked at the sender (S7.3). Raises InvalidPayload, NotStorable."""
+        """The encoded payload of a signal, checked at the sender and made the declared type (S7.3). Raises InvalidPayload, NotStorable."""
         kind = self.types.get(signal)
         if kind is not None:
             try:
-                convert(value, kind)
+                value = convert(value, kind)
             except ConversionError as error:
                 raise InvalidPayload(f"signal {signal!r} of workflow {self.definition.name!r}: {error}", error.path) from error
         return self.codec.encode(value, f"signal {signal!r}")

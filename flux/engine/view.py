@@ -28,6 +28,14 @@ class Compensation:
     error: BaseException | None
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running handler says it is: a fraction from 0 to 1, and a message (D26)."""
+
+    fraction: float
+    message: str
+
+
 class HistoryLine:
     """One line of a run's history: a step that was reached, and how it stands."""
 
@@ -75,10 +83,12 @@ class HistoryLine:
 class RunResult:
     """A run as it stands: what `execute`, `signal`, `get` and their like return. It is a snapshot and does not follow the run."""
 
-    def __init__(self, run_id: str, state: RunState, codec: Codec) -> None:
+    def __init__(self, run_id: str, state: RunState, codec: Codec, progress: Mapping[str, Progress] | None = None) -> None:
         self._state = state
         self._codec = codec
         self.id = run_id
+        self.progress = dict(progress or {})
+        """What running handlers last said with `ctx.progress`, by path; only of a run that this engine moves."""
 
     workflow = property(lambda self: self._state.workflow, doc="The workflow's name.")
     version = property(lambda self: self._state.version, doc="The workflow's version.")

@@ -71,15 +71,17 @@ class Worker:
         self._wake.clear()
         host = self._host
         while (room := self._concurrency - self._moving) > 0 and not self._stopping:
+            lease: Lease | None = None  # stays so while the storage does not even register this worker
             try:
                 lease = await host.lease()
-                try:
-                    claimed = await host.own(self._take(lease, room))
-                except LeaseLost:
+                claimed = await host.own(self._take(lease, room))
+            except LeaseLost:
+                if lease is not None:
                     host.drop_lease(lease)
-                    continue
+                continue
             except StorageUnavailable as error:
-                host.retire(lease)
+                if lease is not None:
+                    host.retire(lease)
                 logger.warning("the storage does not answer a claim (%s); trying again in %.1f s", error, POLL)
                 return None
             if len(claimed.runs) < room:

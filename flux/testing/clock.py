@@ -32,9 +32,9 @@ class _Timer:
 class VirtualClock:
     """Time for tests: give it to a storage (`MemoryStorage(clock=clock)`), and the engine on it uses it too.
 
-    With `autojump` (the default) time jumps to the next timer once nothing has happened for a real millisecond, so that a retry's
-    delay or a short sleep passes at once; `def` handlers run on threads, in real time. `advance` moves it by hand, for waits that no call stays for.
-    Virtual time does not pass by itself, and polls do not move it.
+    With `autojump` (the default) time jumps to the next timer once nothing has happened for a real millisecond, so that a
+    retry's delay or a short sleep passes at once; `def` handlers run on threads, in real time. `advance` moves it by hand, for
+    waits that no call stays for. Virtual time does not pass by itself, and polls do not move it.
     """
 
     def __init__(self, start: datetime = START, *, autojump: bool = True) -> None:
