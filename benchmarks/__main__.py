@@ -76,9 +76,7 @@ def prepare_dbos() -> Callable[[Path], dict[str, float]]:
 
 def lines(middle: dict[str, float]) -> list[str]:
     """The table of ratios."""
-    rows = [
-        ("Memory, one after the other", f"{middle['memory W1, s a workflow'] * 1e6:.0f} µs a workflow", "—"),
-    ]
+    rows = [("Memory, one after the other", f"{middle['memory W1, s a workflow'] * 1e6:.0f} µs a workflow", "—")]
     for mode in ("FULL", "NORMAL"):
         mine, floor = middle[f"sqlite {mode} W1, s a workflow"], middle[f"floor {mode}, s a workflow"]
         rows.append((f"SQLite {mode}, one after the other", f"{mine * 1e3:.2f} ms a workflow", f"{mine / floor:.2f} × bare sqlite3"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Timer(Protocol):
@@ -37,6 +37,17 @@ class Clock(Protocol):
 
     def poll_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> Timer:
         """The same for a poll: nothing becomes due by it, so a clock that jumps does not jump for it."""
+        ...
+
+
+@runtime_checkable
+class Jumping(Protocol):
+    """A clock that jumps when nothing happens. `working` counts what happens where it cannot see it, in threads: no jump meanwhile."""
+
+    working: int
+
+    def on_jump(self, callback: Callable[[], Any]) -> Callable[[], None]:
+        """Await `callback()` after each jump, before anything that became due (leases are renewed there); returns how to stop that."""
         ...
 
 

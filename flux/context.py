@@ -338,10 +338,7 @@ class Context(Generic[InputT, DataT]):
     @property
     def results(self) -> Mapping[str, Any]:
         """What steps returned and waits received, by name."""
-        return cast(
-            "Mapping[str, Any]",
-            self._once("results", lambda: Results(self._state, self._codec, self.path.rpartition("/")[0])),
-        )
+        return cast("Mapping[str, Any]", self._once("results", lambda: Results(self._state, self._codec, self.path.rpartition("/")[0])))
 
     @property
     def idempotency_key(self) -> str:
@@ -370,10 +367,7 @@ class Context(Generic[InputT, DataT]):
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger (`flux.run`) whose records carry run_id, path and attempt as extras."""
         extra = {"run_id": self.run_id, "path": self.path, "attempt": self.attempt}
-        return cast(
-            "logging.LoggerAdapter[logging.Logger]",
-            self._once("logger", lambda: logging.LoggerAdapter(logger, extra)),
-        )
+        return cast("logging.LoggerAdapter[logging.Logger]", self._once("logger", lambda: logging.LoggerAdapter(logger, extra)))
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far this attempt is (0 to 1). Not journaled: seen while it runs, gone afterwards (D26)."""

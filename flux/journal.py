@@ -156,9 +156,7 @@ def unpack_failure(value: Any, reader: _Reader | None = None) -> Any:
     if value is None:
         return None
     kind, message, args, state, traceback, cause, also = value[:7]
-    return Failure(
-        kind, message, args, state, traceback, unpack_failure(cause), tuple(unpack_failure(one) for one in also)
-    )
+    return Failure(kind, message, args, state, traceback, unpack_failure(cause), tuple(unpack_failure(one) for one in also))
 
 
 def _ways(field: Field[Any]) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:

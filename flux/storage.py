@@ -252,9 +252,7 @@ class WorkflowStorage(Protocol):
         """Open. Raises StorageTooNew, StorageMisused, StorageUnavailable."""
         ...
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close: what was acknowledged is durable, nothing else is written."""
         ...
 

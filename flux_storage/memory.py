@@ -17,21 +17,7 @@ from flux.core.commands import Posting
 from flux.core.records import RECORDS, Record
 from flux.core.status import TERMINAL, RunStatus
 from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound
-from flux.storage import (
-    Claimed,
-    Commit,
-    Committed,
-    Created,
-    Header,
-    NewPosting,
-    NewRun,
-    Posted,
-    Query,
-    Renewal,
-    Row,
-    StoredRun,
-    Version,
-)
+from flux.storage import Claimed, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun, Version
 
 MINUTE = 60_000_000
 SWEEP = 1000  # runs freed of a dead worker in one call
@@ -81,9 +67,7 @@ class MemoryStorage:
     async def __aenter__(self) -> MemoryStorage:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
     async def now(self) -> int:
@@ -198,9 +182,7 @@ class MemoryStorage:
         if commit.release or header.ended_at is not None:
             self._notify()
 
-    async def post(
-        self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None
-    ) -> Posted:
+    async def post(self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None) -> Posted:
         """Accept a signal or a cancel."""
         now = self._now()
         stored = self._stored(run_id)
@@ -425,11 +407,7 @@ class MemoryStorage:
     async def purge(self, finished_for: int, limit: int) -> int:
         """Forget runs that ended long ago."""
         before = self._now() - finished_for
-        old = [
-            stored
-            for stored in self._runs.values()
-            if stored.header.ended_at is not None and stored.header.ended_at <= before
-        ]
+        old = [stored for stored in self._runs.values() if stored.header.ended_at is not None and stored.header.ended_at <= before]
         old.sort(key=lambda stored: stored.header.ended_at or 0)
         gone = old[: max(limit, 0)]
         for stored in gone:

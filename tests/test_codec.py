@@ -271,7 +271,6 @@ def test_damaged_text_is_undecodable_and_nothing_else(text: str) -> None:
         {"~": {"~date": "x"}},
         -0.0,
     ],
-
 )
 def test_particular_values(value: Any) -> None:
     """D21: the less common members of the domain, and text that JSON would join or mistake for a tag."""

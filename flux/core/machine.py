@@ -171,11 +171,7 @@ def _suspended(draft: Decision, command: Suspended) -> None:
     if _attempt(draft, command.path, command.attempt) is None:
         return
     expires_at = None if command.timeout is None else draft.now + command.timeout
-    draft.emit(
-        StepSuspended(
-            command.path, command.attempt, command.signal, expires_at, command.default, command.changes
-        )
-    )
+    draft.emit(StepSuspended(command.path, command.attempt, command.signal, expires_at, command.default, command.changes))
     _deliver_kept(draft, command.path, command.signal)
 
 
@@ -189,9 +185,7 @@ def _raised(draft: Decision, command: Raised) -> None:
         if delay is None:
             delay = node.retry.delay(st.raised + 1, draft.moment.draw())
         if _within_budget(draft, st, delay):
-            draft.emit(
-                AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, command.doubt)
-            )
+            draft.emit(AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, command.doubt))
             return
     _fail(draft, command.path, command.attempt, command.failure, command.doubt)
 

@@ -262,8 +262,6 @@ def _go_on(call: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any
                 return stop.value
 
 
-
-
 def is_async(handler: Any) -> bool:
     """Whether calling it gives a coroutine: an `async def`, also behind a partial, a method or `__call__`."""
     while hasattr(handler, "func") and not inspect.iscoroutinefunction(handler):

@@ -42,9 +42,7 @@ class Driver:
         "lost", "progress", "ref", "run_id", "state", "stay",
     )  # fmt: skip
 
-    def __init__(
-        self, host: Host, bound: Bound, run_id: str, ref: int, epoch: int, lease: Lease, state: RunState, stay: float
-    ) -> None:
+    def __init__(self, host: Host, bound: Bound, run_id: str, ref: int, epoch: int, lease: Lease, state: RunState, stay: float) -> None:
         self.host = host
         self.bound = bound
         self.run_id = run_id

@@ -13,39 +13,23 @@ from typing import Any
 
 from ..check import check_retry
 from ..clock import Clock, SystemClock
-from ..codec import Codec, JsonCodec, digest
-from ..core.commands import Advance, Command
-from ..core.machine import Moment, create
-from ..core.plan import Defaults, Plan
-from ..core.records import RunCreated
+from ..codec import Codec, JsonCodec
+from ..core.plan import Defaults
 from ..core.retry import SECOND, Retry
-from ..core.sketch import sketch
-from ..core.state import RunState, fold
 from ..core.status import TERMINAL, RunStatus
 from ..core.workflow import Definition
 from ..durations import to_microseconds
-from ..errors import (
-    DefinitionChanged,
-    EngineClosed,
-    InvalidArgument,
-    LeaseLost,
-    RunConflict,
-    RunNotFound,
-    StorageUnavailable,
-    UnknownSignal,
-    UnknownWorkflow,
-    UnreadableRun,
-)
+from ..errors import EngineClosed, InvalidArgument, UnknownSignal
 from ..names import check_id
-from ..storage import Created, Header, NewPosting, NewRun, Query, StoredRun, WorkflowStorage
+from ..storage import NewPosting, Query, WorkflowStorage
 from .attempt import Threads
 from .batch import execute_many
-from .driver import Driver
+from .caller import Caller, Wanted
 from .handle import RunHandle
 from .hooks import Hooks
-from .host import Host, new_id
+from .host import Host
 from .lists import decode_cursor, encode_cursor, read_statuses
-from .questions import read_cancel, write_cancel
+from .questions import write_cancel
 from .registry import Bound, Registry
 from .resolve import open_storage
 from .view import Page, Progress, RunResult, RunSummary
@@ -105,9 +89,8 @@ class FluxEngine:
             to_microseconds(grace, "grace", zero=True) / SECOND,
         )
         self._hooks = list(hooks)
-        self._stay = to_microseconds(stay, "stay", zero=True) / SECOND
         self._inbox_limit = inbox_limit
-        self._drive = drive_in_caller
+        self._caller = Caller(self._host, self.codec, to_microseconds(stay, "stay", zero=True) / SECOND, drive_in_caller)
         for workflow in workflows:
             self._registry.bind(workflow)
 
@@ -119,9 +102,7 @@ class FluxEngine:
         await self._host.open(self._hooks)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -132,13 +113,7 @@ class FluxEngine:
     # --- running
 
     async def execute(
-        self,
-        workflow: Definition,
-        input: Any = None,
-        *,
-        id: str | None = None,
-        idempotency_key: str | None = None,
-        priority: int = 0,
+        self, workflow: Definition, input: Any = None, *, id: str | None = None, idempotency_key: str | None = None, priority: int = 0
     ) -> RunResult:
         """Run it here and now, until it ends or suspends (S3.1). A failed run does not raise: see the result's `error`.
 
@@ -147,32 +122,7 @@ class FluxEngine:
         """
         self._check_open()
         bound = self._registry.bind(workflow)
-        lease = await self._host.lease()
-        first = bound.plan.root.nodes[0]
-        halt = self._host.draining or not (first.called and first.when is None)
-        state, new = self._new_run(bound, input, id, idempotency_key, priority, halt=halt)
-        new.owner = lease.nonce
-        driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay)
-        existing = await self._host.own(self._begin(driver, new, (Advance(),) if halt else ()))
-        return await self._result_of(driver) if existing is None else await self._carry_on(existing, bound)
-
-    async def _begin(self, driver: Driver, new: NewRun, first: tuple[Command, ...]) -> str | None:
-        """Store the run and move it until it rests, in a task of the engine's own (D19); the id of the run that was there instead."""
-        try:
-            created = await self._create(new)
-        except (StorageUnavailable, LeaseLost):
-            self._host.retire(driver.lease)
-            raise
-        header = created.header
-        if not created.fresh:
-            return header.run_id
-        driver.ref, driver.epoch = header.ref, header.epoch
-        driver.state.settle()
-        driver.state.position = 1
-        if self._host.hooks is not None:
-            self._host.hooks.publish(driver.bound, new.run_id, new.records, new.at)
-        await self._host.move(driver, first)
-        return None
+        return await self._caller.execute(bound, Wanted(input, id, idempotency_key, priority))
 
     async def start(
         self,
@@ -190,46 +140,12 @@ class FluxEngine:
         """
         self._check_open()
         bound = self._registry.bind(workflow)
-        _, new = self._new_run(bound, input, id, idempotency_key, priority, halt=True)
-        new.delay = to_microseconds(delay, "delay", zero=True)
-        created = await self._create(new)
-        if created.fresh and self._host.hooks is not None:
-            self._host.hooks.publish(bound, new.run_id, new.records, new.at)
-        return RunHandle(self, created.header.run_id)
+        wanted = Wanted(input, id, idempotency_key, priority, to_microseconds(delay, "delay", zero=True))
+        return RunHandle(self, await self._caller.store(bound, wanted))
 
     def handle(self, id: str) -> RunHandle:
         """A handle for a run by its id; nothing is looked up yet."""
         return RunHandle(self, check_id(id))
-
-    def _new_run(
-        self, bound: Bound, input: Any, id: str | None, key: str | None, priority: int, *, halt: bool
-    ) -> tuple[RunState, NewRun]:
-        definition = bound.definition
-        text = bound.write_input(input)
-        now = self._host.now()
-        run_id = new_id(now) if id is None else check_id(id)
-        if key is not None:
-            check_id(key, "idempotency key")
-        if type(priority) is not int or not -100 <= priority <= 100:
-            raise InvalidArgument(f"priority is a whole number from -100 to 100, got {priority!r}")
-        deadline = None if definition.deadline is None else now + definition.deadline
-        record = RunCreated(definition.name, definition.version, bound.plan.shape, text, bound.first_data(), deadline)
-        moment = Moment(now, self._host.draw, _no_questions, read_cancel, halt)
-        state, decision = create(bound.plan, record, moment)
-        new = NewRun(
-            run_id, definition.name, definition.version, bound.plan.shape, digest(text), now,
-            tuple(decision.records), state.status, None, (), key, priority,
-        )  # fmt: skip
-        return state, new
-
-    async def _create(self, new: NewRun) -> Created:
-        created = await self.storage.create(new)
-        self._host.saw(created.now)
-        header = created.header
-        if not created.fresh and (header.workflow, header.input_digest) != (new.workflow, new.input_digest):
-            what = "another workflow" if header.workflow != new.workflow else "another input"
-            raise RunConflict(f"run {header.run_id!r} exists, of workflow {header.workflow!r}, with {what} than this call's")
-        return created
 
     # --- carrying on
 
@@ -239,7 +155,7 @@ class FluxEngine:
         Raises RunNotFound, DefinitionChanged, and UnknownWorkflow when the run is of a version that is not registered (S13.3).
         """
         self._check_open()
-        return await self._carry_on(check_id(id), self._registry.bind(workflow), blocked=True)
+        return await self._caller.carry_on(check_id(id), self._registry.bind(workflow), blocked=True)
 
     async def signal(self, workflow: Definition, id: str, name: str, data: Any = None, *, signal_id: str | None = None) -> RunResult:
         """Send a signal: durable when this returns (S7.2). Carries the run on here when nothing else holds it (S7.6).
@@ -254,7 +170,7 @@ class FluxEngine:
         await self._check_signal(bound, id, name)
         payload = bound.write_payload(name, data)
         posting = NewPosting("signal", name, payload, signal_id, self._inbox_limit)
-        return await self._post(id, posting, bound.definition.name)
+        return await self._caller.post(id, posting, bound.definition.name)
 
     async def _check_signal(self, bound: Bound, run_id: str, name: str) -> None:
         """D25: a workflow that declares waits refuses a name that is neither declared nor awaited now."""
@@ -262,7 +178,7 @@ class FluxEngine:
             raise InvalidArgument(f"the name of a signal is a str, got {type(name).__name__}")
         if not bound.signals or name in bound.signals:
             return
-        header = await self._header(run_id)
+        header = await self._caller.header(run_id)
         if name not in header.waiting and header.status not in TERMINAL:
             known = ", ".join(sorted(bound.signals | set(header.waiting)))
             raise UnknownSignal(f"workflow {bound.definition.name!r} has no wait for {name!r}; it can wait for: {known}")
@@ -274,104 +190,9 @@ class FluxEngine:
         A cancel during compensation changes nothing. Raises RunNotFound, RunFinished.
         """
         self._check_open()
-        header = await self._header(check_id(id))
+        header = await self._caller.header(check_id(id))
         posting = NewPosting("cancel", "cancel", write_cancel(reason, compensate, interrupt))
-        return await self._post(id, posting, header.workflow, interrupt=interrupt)
-
-    async def _post(self, run_id: str, posting: NewPosting, workflow: str, *, interrupt: bool = False) -> RunResult:
-        driver = await self._host.own(self._deliver(run_id, posting, workflow, interrupt))
-        if driver is not None:
-            await driver.finished()
-            if not driver.lost or driver.error is not None:
-                return await self._result_of(driver)
-        return await self.get(run_id)
-
-    async def _deliver(self, run_id: str, posting: NewPosting, workflow: str, interrupt: bool) -> Driver | None:
-        """Post, and see to it that what came is looked at; the driver to stay with. In a task of the engine's own (D19)."""
-        host = self._host
-        lease = await host.lease() if self._drive and not host.draining else None
-        if interrupt:
-            host.interrupting.add(run_id)
-        try:
-            posted = await self.storage.post(run_id, posting, workflow=workflow, taker=None if lease is None else lease.nonce)
-            host.saw(posted.now)
-            if posted.run is not None and lease is not None:
-                return await host.take_on(posted.run, lease, self._stay)
-            if lease is not None and posting.kind == "cancel" and posted.header.status is RunStatus.BLOCKED:
-                run = await self.storage.take(run_id, lease.nonce, blocked=True)
-                if run is not None and run.header.owner == lease.nonce:
-                    return await host.take_down(run, lease, self._stay)
-            driver = host.drivers.get(run_id)
-            if driver is None:
-                return None
-            driver.interrupt() if interrupt else driver.poke()
-            return driver if interrupt or driver.resting else None
-        except StorageUnavailable:
-            if lease is not None:
-                host.retire(lease)
-            raise
-        finally:
-            host.interrupting.discard(run_id)
-
-    async def _carry_on(self, run_id: str, bound: Bound, *, blocked: bool = False) -> RunResult:
-        """Take the run when nothing live holds it; else wait until its holder is done with it."""
-        count = -1
-        while True:
-            driver = self._host.drivers.get(run_id)
-            if driver is not None:
-                return await self._follow(driver)
-            taken = await self._host.own(self._take(run_id, bound, blocked))
-            if isinstance(taken, Driver):
-                return await self._follow(taken)
-            if taken is not None:
-                return self._view(taken)
-            count = await self.storage.changed(count, 0.5)
-
-    async def _take(self, run_id: str, bound: Bound, blocked: bool) -> Driver | StoredRun | None:
-        """Take the run and drive it; the run itself when there is nothing to drive, None when something else holds it."""
-        lease = await self._host.lease()
-        try:
-            run = await self.storage.take(run_id, lease.nonce, blocked=blocked)
-        except (StorageUnavailable, LeaseLost):
-            self._host.retire(lease)
-            raise
-        if run is None:
-            return None
-        if run.header.workflow != bound.definition.name:
-            await self._host.give_back(run, lease)
-            raise RunConflict(f"run {run_id!r} is of workflow {run.header.workflow!r}, not {bound.definition.name!r}")
-        if run.header.owner != lease.nonce:
-            return run
-        try:
-            bound = self._registry.require(run.header.workflow, run.header.version)
-            state = self._host.restore(run, bound)
-        except (DefinitionChanged, UnknownWorkflow, UnreadableRun):
-            await self._host.give_back(run, lease)
-            raise
-        return self._host.drive_on(run, lease, bound, state, self._stay)
-
-    async def _follow(self, driver: Driver) -> RunResult:
-        """Wait for the driver; a caller that is cancelled only detaches (D19)."""
-        await driver.finished()
-        return await self._result_of(driver)
-
-    async def _result_of(self, driver: Driver) -> RunResult:
-        self._host.raise_stop()
-        if driver.error is not None:
-            raise driver.error
-        if driver.lost:  # to another worker, or to nobody
-            return await self._carry_on(driver.run_id, driver.bound)
-        self._warn_about_timer(driver)
-        return RunResult(driver.run_id, driver.state, self.codec)
-
-    def _warn_about_timer(self, driver: Driver) -> None:
-        state = driver.state
-        if state.ended is None and state.wake_at and not self._host.workers:
-            logger.warning(
-                "run %s sleeps until its timer and no worker is at work in this process: "
-                "a worker (engine.work()) or resume() must wake it",
-                driver.run_id,
-            )
+        return await self._caller.post(id, posting, header.workflow, interrupt=interrupt)
 
     # --- working
 
@@ -402,31 +223,7 @@ class FluxEngine:
     async def get(self, id: str) -> RunResult:
         """The run as it stands (S16). Raises RunNotFound, UnreadableRun."""
         self._check_open()
-        run = await self.storage.load(check_id(id))
-        if run is None:
-            raise RunNotFound(f"no run {id!r} in this storage")
-        return self._view(run)
-
-    def _view(self, run: StoredRun) -> RunResult:
-        if run.error is not None:
-            raise run.error
-        header = run.header
-        rows = [(row.at, row.records) for row in run.rows]
-        bound = self._registry.get(header.workflow, header.version)
-        state: RunState | None = None
-        if bound is not None:
-            try:
-                state = fold(bound.plan, rows)
-            except (DefinitionChanged, UnreadableRun):
-                state = None  # the code has changed: show the journal's own picture
-        try:
-            if state is None:
-                drawn = sketch(record for _, records in rows for record in records)
-                state = fold(Plan(drawn), rows)
-        except (DefinitionChanged, UnreadableRun) as error:
-            raise UnreadableRun(f"run {header.run_id!r}: {error}", header.run_id) from error
-        driver = self._host.drivers.get(header.run_id)
-        return RunResult(header.run_id, state, self.codec, None if driver is None else driver.progress)
+        return await self._caller.get(check_id(id))
 
     async def history(self, id: str) -> tuple[Any, ...]:
         """One line per step that the run has reached. Raises RunNotFound."""
@@ -434,7 +231,7 @@ class FluxEngine:
 
     async def summary(self, id: str) -> RunSummary:
         """The run's head alone: status, times, what it waits for. Raises RunNotFound."""
-        return RunSummary.of(await self._header(check_id(id)))
+        return RunSummary.of(await self._caller.header(check_id(id)))
 
     async def list(
         self,
@@ -457,22 +254,8 @@ class FluxEngine:
 
     async def until(self, run_id: str, statuses: Collection[RunStatus]) -> RunStatus:
         """Wait until the run stands at one of these statuses. Raises RunNotFound."""
-        count = -1
-        while True:
-            driver = self._host.drivers.get(run_id)
-            if driver is not None:
-                await driver.finished()
-            header = await self._header(run_id)
-            if header.status in statuses:
-                return header.status
-            count = await self.storage.changed(count, 0.5)
-
-    async def _header(self, run_id: str) -> Header:
         self._check_open()
-        header = await self.storage.read_header(run_id)
-        if header is None:
-            raise RunNotFound(f"no run {run_id!r} in this storage")
-        return header
+        return await self._caller.until(check_id(run_id), statuses)
 
     # --- many, and forgetting
 
@@ -519,10 +302,6 @@ class FluxEngine:
     def _check_open(self) -> None:
         if not self._host.is_open:
             raise EngineClosed("the engine is not open: use it inside `async with FluxEngine(...) as engine:`")
-
-
-def _no_questions(*_: Any) -> Any:
-    raise AssertionError("a new run asks nothing before it is stored")
 
 
 def run(workflow: Definition, input: Any = None, *, storage: str | WorkflowStorage | None = None, id: str | None = None) -> RunResult:

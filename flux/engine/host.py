@@ -63,7 +63,7 @@ class Host:
         self.abandoning = False  # attempts under way are cut
         self.stopped_by: BaseException | None = None
         self._lease_seconds = lease_seconds
-        self._grace = grace
+        self.grace = grace
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lease: Lease | None = None
         self._retired: set[Lease] = set()
@@ -109,7 +109,7 @@ class Host:
 
     async def _settle(self) -> None:
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._grace)
+            await asyncio.wait(self._tasks, timeout=self.grace)
         self.abandoning = True
         for driver in list(self.drivers.values()):
             logger.warning("run %s: its handler outlasted the grace period; the step is in doubt", driver.run_id)

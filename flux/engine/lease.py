@@ -6,22 +6,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from ..clock import Clock, SystemClock
+from ..clock import Clock, Jumping, SystemClock
 from ..errors import FluxError
 from ..storage import Renewal, WorkflowStorage
 
 logger = logging.getLogger("flux.engine")
-
-
-@runtime_checkable
-class Jumping(Protocol):
-    """A clock that jumps (a virtual one): it renews leases when it does, instead of a heartbeat in real time."""
-
-    def on_jump(self, callback: Callable[[], Any]) -> Callable[[], None]:
-        """Await `callback()` after each jump, before anything that became due; returns how to stop that."""
-        ...
 
 
 class Lease:

@@ -33,12 +33,7 @@ class Bound:
         self.signals = declared_signals(body)
         self.types = _payload_types(body)
         self.source = Source(
-            codec,
-            self._read_input,
-            definition.data_type,
-            lambda failure: rebuild(failure, codec),
-            _idempotency_key,
-            progress,
+            codec, self._read_input, definition.data_type, lambda failure: rebuild(failure, codec), _idempotency_key, progress
         )
 
     @property

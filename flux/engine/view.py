@@ -135,9 +135,7 @@ class RunResult:
         return {
             line.path: line.compensation.error
             for line in self.history
-            if line.compensation is not None
-            and line.compensation.status is StepStatus.FAILED
-            and line.compensation.error is not None
+            if line.compensation is not None and line.compensation.status is StepStatus.FAILED and line.compensation.error is not None
         }
 
     @property

@@ -38,12 +38,14 @@ class Worker:
         self._task = asyncio.get_running_loop().create_task(self.run(), name="flux-worker")
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Claim no more, and wait for what is being moved, at most the engine's grace period: the engine moves the rest on."""
         self.stop()
         if self._task is not None:
-            await self._task
+            _, late = await asyncio.wait([self._task], timeout=self._host.grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(self._task, return_exceptions=bool(late))
 
     def stop(self) -> None:
         """Claim no more; `run` returns once what it moves has come to rest."""

@@ -42,6 +42,7 @@ class VirtualClock:
         self._autojump = autojump
         self._timers: list[tuple[int, int, _Timer]] = []
         self._order = count()
+        self.working = 0  # operations that a storage has on its threads
         self._activity = 0
         self._watching = False
         self._jumping: set[Callable[[], Any]] = set()
@@ -121,7 +122,7 @@ class VirtualClock:
                 before = self._activity
                 await _turns()
                 await asyncio.sleep(PATIENCE if timer.limit else 0.001)
-                if self._activity == before and self._next() is timer:
+                if self._activity == before and not self.working and self._next() is timer:
                     await self._jump(timer.at)
         finally:
             self._watching = False

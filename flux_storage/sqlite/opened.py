@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from flux.clock import Clock
+
 from .changes import Changes
 from .leases import Leases
 from .liveness import WorkerLocks
@@ -23,12 +25,13 @@ _log = logging.getLogger("flux.storage.sqlite")
 class Opened:
     """What a `SQLiteStorage` has between entering and leaving. `path` None: a database in memory, which nobody shares."""
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, clock: Clock) -> None:
         self.reader = None if path is None else Reader(path)
         self.changes = Changes(path)
         self.locks = WorkerLocks(None if path is None else Path(f"{Path(path).resolve()}-workers"))
         self.leases = Leases(self.locks)
         self._path = path
+        self._clock = clock
         self._ports: dict[asyncio.AbstractEventLoop, Port] = {}
         self._writer: Writer | None = None
         self._warned = False
@@ -61,7 +64,7 @@ class Opened:
             assert self._writer is not None, "opened before it is used"
             for old in [known for known in self._ports if known.is_closed()]:
                 self._ports.pop(old, None)
-            port = self._ports[loop] = Port(loop, self._writer)
+            port = self._ports[loop] = Port(loop, self._writer, self._clock)
         return port
 
     async def close(self) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from flux.clock import Clock, Jumping
 from flux.errors import StorageMisused
 
 from .writer import BATCH, WAITING, Operation, Transaction, Writer
@@ -66,10 +67,11 @@ class Load:
 class Port:
     """One event loop's way to the writer. Used in that loop's thread only."""
 
-    __slots__ = ("_alone", "_away", "_leaving", "_load", "_pressed", "_watching", "_writer", "loop", "pending")
+    __slots__ = ("_alone", "_away", "_clock", "_leaving", "_load", "_pressed", "_watching", "_writer", "loop", "pending")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, writer: Writer) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer: Writer, clock: Clock) -> None:
         self.loop = loop
+        self._clock = clock if isinstance(clock, Jumping) else None
         self.pending: list[Operation] = []
         self._writer = writer
         self._away: _Batch | None = None
@@ -125,6 +127,8 @@ class Port:
                 operation.settle()
             return
         self._away = batch
+        if self._clock is not None:
+            self._clock.working += 1
         if self._pressed:
             self._press(batch)
         elif self._watching is None:
@@ -136,6 +140,8 @@ class Port:
         if batch is not self._away:
             return
         self._away = None
+        if self._clock is not None:
+            self._clock.working -= 1
         for operation in batch.operations:
             operation.settle()
         if self.pending:

@@ -102,7 +102,7 @@ class SQLiteStorage:
         StorageUnavailable."""
         async with self._turn:
             if self._open is None:
-                opened = Opened(None if self.path == MEMORY else self.path)
+                opened = Opened(None if self.path == MEMORY else self.path, self.clock)
                 await opened.open(self._synchronous, self._busy_warning, self._tell)
                 self._open = opened
             self._users += 1

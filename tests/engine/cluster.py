@@ -29,9 +29,7 @@ class Cluster:
     async def __aenter__(self) -> Cluster:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._stack.aclose()
         for engine in self._dead:
             await engine.storage.__aexit__(None, None, None)

@@ -9,6 +9,8 @@ import pytest
 
 from flux import FluxEngine, InvalidArgument, InvalidInput, RunStatus, create_workflow
 
+from .cluster import eventually
+
 pytestmark = pytest.mark.anyio
 
 
@@ -90,7 +92,11 @@ async def test_an_input_that_is_refused(engine: FluxEngine) -> None:
     flow = create_workflow("typed").input(int).step("double", double)
     with pytest.raises(InvalidInput):
         await engine.execute_many(flow, [1, "x", 2], concurrency=2)
-    assert {run.status for run in (await engine.list()).runs} <= {RunStatus.COMPLETED}
+
+    async def at_rest() -> bool:
+        return {run.status for run in (await engine.list()).runs} <= {RunStatus.COMPLETED}
+
+    await eventually(at_rest)
 
     def broken(done: int, total: int, result: Any) -> None:
         raise LookupError("progress")

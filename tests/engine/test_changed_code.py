@@ -255,3 +255,25 @@ async def test_a_value_whose_class_is_gone(cluster: Cluster) -> None:
     fits = await cluster.open()
     if result.status == "blocked":
         assert (await fits.resume(flow, run_id)).results["use"] == 1
+
+
+async def test_a_value_that_this_process_cannot_read(cluster: Cluster) -> None:
+    """S15.2, D21: a handler that touches it parks the run, undamaged, for a process that can."""
+
+    @dataclass
+    class Receipt:
+        number: int
+
+    async def pay(ctx: Any) -> Receipt:
+        return Receipt(7)
+
+    async def print_it(ctx: Any) -> int:
+        return int(ctx.results["pay"].number)
+
+    flow = create_workflow("pay").step("pay", pay).wait("go").step("print", print_it)
+    able, unable = await cluster.open(), await cluster.open()
+    run_id = (await able.execute(flow)).id
+    parked = await unable.signal(flow, run_id, "go")
+    assert parked.status == "blocked" and "Receipt" in str(parked.blocked_reason)
+    result = await able.resume(flow, run_id)
+    assert result.status == "completed" and result.results["print"] == 7

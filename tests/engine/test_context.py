@@ -243,12 +243,7 @@ async def test_compensations_read_the_data_only(engine: FluxEngine) -> None:
         ctx.data["list"].append(4)
         raise ValueError
 
-    flow = (
-        create_workflow("readonly")
-        .step("fill", fill, compensate=undo)
-        .step("more", more, compensate=undo)
-        .step("fail", fail, retries=0)
-    )
+    flow = create_workflow("readonly").step("fill", fill, compensate=undo).step("more", more, compensate=undo).step("fail", fail, retries=0)
     result = await engine.execute(flow)
     assert result.compensation_errors == {}
     assert seen == [[1, 2], [1, 2]] and result.data == {"list": [1, 2]} == (await engine.get(result.id)).data

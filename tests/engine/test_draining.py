@@ -130,9 +130,7 @@ async def test_runs_that_rest_are_given_back(cluster: Cluster) -> None:
     cluster.stand_still()
     effects = Effects()
     nap = create_workflow("nap").sleep("nap", 50).step("b", effects.step("b"))
-    retry = create_workflow("retry").step(
-        "a", effects.step("a", error=OSError()), retry=Retry("fixed", initial=50, jitter=False)
-    )
+    retry = create_workflow("retry").step("a", effects.step("a", error=OSError()), retry=Retry("fixed", initial=50, jitter=False))
     engine, other = await cluster.open(), await cluster.open(workflows=[nap, retry])
     tasks = [asyncio.create_task(engine.execute(nap, id="n")), asyncio.create_task(engine.execute(retry, id="r"))]
 
@@ -197,3 +195,18 @@ async def test_opened_again(cluster: Cluster) -> None:
     async with engine:
         assert (await engine.signal(flow, run_id, "w")).status == "completed"
     assert effects.done == ["a", "b"]
+
+
+async def test_leaving_a_worker_waits_no_longer_than_the_grace(cluster: Cluster) -> None:
+    """S14.4: the worker claims no more; what its engine still moves is moved on."""
+    effects = Effects()
+    hold = Hold(effects)
+    flow = create_workflow("drain").step("hold", hold).step("next", effects.step("next"))
+    engine = await cluster.open(workflows=[flow], grace=0.01)
+    async with engine.worker():
+        handle = await engine.start(flow)
+        await hold.entered.wait()
+    assert not hold.go.is_set() and await handle.status() == "running"
+    hold.go.set()
+    await handle.result(timeout=10)
+    assert effects.done == ["hold 1", "next"]

@@ -25,7 +25,8 @@ from flux import (
     wait,
 )
 
-from .cluster import Cluster, Effects
+from .cluster import Cluster, Effects, eventually
+from .faults import Faulty
 
 pytestmark = pytest.mark.anyio
 
@@ -159,6 +160,7 @@ async def test_payload_types(engine: FluxEngine) -> None:
     assert (await engine.get(run_id)).status == "suspended"
     done = await engine.signal(flow, run_id, "approval", {"by": "ana"})
     assert done.status == "completed"
+    assert done.results["approval"] == Approval("ana")  # of the declared type, however it was sent
 
 
 async def test_payloads_that_cannot_be_stored(engine: FluxEngine) -> None:
@@ -272,11 +274,15 @@ async def test_a_default(engine: FluxEngine, cluster: Cluster) -> None:
 async def test_an_on_timeout_branch(engine: FluxEngine, cluster: Cluster) -> None:
     """S7.5: the branch runs in place of the signal; its results are the wait's."""
     effects = Effects()
-    flow = create_workflow("branch").wait(
-        "approval",
-        timeout=10,
-        on_timeout=branch().step("remind", effects.step("remind", "sent")).wait("answer").step("close", effects.step("close", 1)),
-    ).step("end", lambda ctx: ctx.results["approval"])
+    flow = (
+        create_workflow("branch")
+        .wait(
+            "approval",
+            timeout=10,
+            on_timeout=branch().step("remind", effects.step("remind", "sent")).wait("answer").step("close", effects.step("close", 1)),
+        )
+        .step("end", lambda ctx: ctx.results["approval"])
+    )
     result = await engine.execute(flow)
     await cluster.clock.advance(10)
     waiting = await engine.resume(flow, result.id)
@@ -408,6 +414,23 @@ async def test_no_lost_wake_up(cluster: Cluster) -> None:
         result = await engine.get(run_id)
         assert result.status == "completed", (turns, result)
         assert result.results["go"] == turns
+
+
+async def test_a_signal_while_the_run_is_being_taken(cluster: Cluster) -> None:
+    """I24, I25: one signal is kept from before, another comes between the taking and the first commit: both are delivered."""
+    flow = create_workflow("taken").wait("go").wait("later")
+    faulty = Faulty(cluster.storage())
+    engine, other = await cluster.open(faulty), await cluster.open(workflows=[flow], drive_in_caller=False)
+    run_id = (await engine.execute(flow)).id
+    await other.signal(flow, run_id, "later", "kept")
+    faulty.held["commit"] = asyncio.Event()
+    before = len(faulty.calls)
+    resuming = asyncio.create_task(engine.resume(flow, run_id))
+    await eventually(lambda: "commit" in [verb for verb, _ in faulty.calls[before:]])
+    await other.signal(flow, run_id, "go", "new")
+    faulty.held["commit"].set()
+    result = await resuming
+    assert result.status == "completed" and result.results == {"go": "new", "later": "kept"}
 
 
 async def test_only_posting(cluster: Cluster) -> None:

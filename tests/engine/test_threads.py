@@ -109,9 +109,7 @@ async def test_a_compensation_waits_for_the_thread(engine: FluxEngine, asynchron
     def undo_on_a_thread(ctx: Any) -> None:
         order.append("undone")
 
-    flow = create_workflow("undo").step(
-        "a", handler, timeout=0.02, retries=0, compensate=undo if asynchronous else undo_on_a_thread
-    )
+    flow = create_workflow("undo").step("a", handler, timeout=0.02, retries=0, compensate=undo if asynchronous else undo_on_a_thread)
     task = asyncio.create_task(engine.execute(flow, id="r"))
 
     async def compensating() -> bool:

@@ -90,10 +90,7 @@ async def test_the_default_timeout(cluster: Cluster) -> None:
         await gate.wait()
         return "through"
 
-    for flow in (
-        create_workflow("none").step("a", wait_for_gate, timeout=None),
-        create_workflow("commit").commit("a", wait_for_gate),
-    ):
+    for flow in (create_workflow("none").step("a", wait_for_gate, timeout=None), create_workflow("commit").commit("a", wait_for_gate)):
         gate.clear()
         assert (await engine.execute(flow)).results == {"a": "through"}
 
