@@ -69,6 +69,8 @@ class Host:
         self._retired: set[Lease] = set()
         self._leasing: asyncio.Lock | None = None
         self.one_clock = getattr(storage, "clock", None) is clock
+        self.now: Callable[[], int] = clock.now if self.one_clock else self._extrapolated
+        """The storage's time, in microseconds UTC."""
         self._offset = 0  # storage time minus monotonic time, in microseconds (D16)
         self.is_open = False
 
@@ -134,10 +136,7 @@ class Host:
     # --- time (D16)
     # A storage in this process or on this host has the engine's own clock; another's is extrapolated from its replies.
 
-    def now(self) -> int:
-        """The storage's time, extrapolated by the monotonic clock."""
-        if self.one_clock:
-            return self.clock.now()
+    def _extrapolated(self) -> int:
         return int(self.clock.monotonic() * 1_000_000) + self._offset
 
     def saw(self, now: int) -> None:
