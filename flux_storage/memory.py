@@ -1,6 +1,6 @@
 """Runs in this process's memory: the default, and the reference that the other adapters are held against.
 
-Keeps what a database would: encoded values and records that nobody changes, never live objects (I43). It lives and dies
+Keeps what a database would: rows of text, never live objects (I43). It lives and dies
 with its object; give one to two engines and they share it.
 """
 
@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from types import TracebackType
 
 from flux.clock import Clock, SystemClock
 from flux.core.commands import Posting
-from flux.core.records import RECORDS, Record
 from flux.core.status import TERMINAL, RunStatus
 from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound
+from flux.journal import decode_row, encode_row
 from flux.storage import Claimed, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun, Version
 
 MINUTE = 60_000_000
 SWEEP = 1000  # runs freed of a dead worker in one call
 
-_MAPPINGS = {kind: f.name for kind in RECORDS for f in fields(kind) if f.name in ("changes", "data")}  # type: ignore[arg-type]
-
-
+_Stored = tuple[int, int, str, str]  # a row: epoch, at, control, payload; nothing that the garbage collector would visit for ever
 _Due = tuple[int, str, int]
 
 
@@ -38,7 +36,7 @@ class _Worker:
 @dataclass(slots=True)
 class _Run:
     header: Header
-    rows: list[Row] = field(default_factory=list)
+    rows: list[_Stored] = field(default_factory=list)
     inbox: dict[int, Posting] = field(default_factory=dict)  # not yet taken, by seq
     signal_ids: dict[str, int] = field(default_factory=dict)
     seen: int = 0  # the newest posting that the holder has stated
@@ -101,7 +99,7 @@ class MemoryStorage:
             run.run_id, self._refs, run.workflow, run.version, run.shape, run.status, run.priority, run.at, run.at, None,
             wake_at, owner, 0 if owner is None else 1, 1, 0, run.input_digest, run.idempotency_key, run.waiting,
         )  # fmt: skip
-        stored = _Run(header, [Row(1, header.epoch, run.at, _apart(run.records))])
+        stored = _Run(header, [(header.epoch, run.at, *encode_row(run.records))])
         self._runs[run.run_id] = stored
         if run.idempotency_key is not None:
             self._keys[run.workflow, run.idempotency_key] = run.run_id
@@ -123,7 +121,7 @@ class MemoryStorage:
     async def read_journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[Row]:
         """Rows behind `after`."""
         stored = self._runs.get(run_id)
-        return [] if stored is None else [_row(row) for row in stored.rows[max(after, 0) : max(after, 0) + max(limit, 0)]]
+        return [] if stored is None else _rows(stored, max(after, 0), max(limit, 0))
 
     async def find(self, query: Query) -> list[Header]:
         """A page of runs, newest first."""
@@ -157,7 +155,7 @@ class MemoryStorage:
             return Committed(now, tuple([replace(p) for p in stored.inbox.values() if p.seq > commit.inbox_seq]))
         if commit.records:
             header.position += 1
-            stored.rows.append(Row(header.position, header.epoch, commit.at, _apart(commit.records)))
+            stored.rows.append((header.epoch, commit.at, *encode_row(commit.records)))
             header.updated_at = commit.at
         for seq in commit.consumed:
             stored.inbox.pop(seq, None)
@@ -432,8 +430,7 @@ def _already(stored: _Run, commit: Commit) -> bool:
     """Whether this very commit was written before (contract 4)."""
     if not commit.records or len(stored.rows) <= commit.position:
         return False
-    row = stored.rows[commit.position]
-    return row.epoch == commit.epoch and row.at == commit.at and row.records == commit.records
+    return stored.rows[commit.position] == (commit.epoch, commit.at, *encode_row(commit.records))
 
 
 def _lost(header: Header, commit: Commit, held: bool) -> str:
@@ -443,30 +440,16 @@ def _lost(header: Header, commit: Commit, held: bool) -> str:
 
 
 def _copy(stored: _Run) -> StoredRun:
-    rows = [_row(row) for row in stored.rows]
-    return StoredRun(stored.header.copy(), rows, [replace(posting) for posting in stored.inbox.values()])
+    return StoredRun(stored.header.copy(), _rows(stored, 0, len(stored.rows)), [replace(posting) for posting in stored.inbox.values()])
 
 
-def _row(row: Row) -> Row:
-    return Row(row.position, row.epoch, row.at, _apart(row.records))
+def _rows(stored: _Run, after: int, limit: int) -> list[Row]:
+    return [_row(position, row) for position, row in enumerate(stored.rows[after : after + limit], after + 1)]
 
 
-def _apart(records: tuple[Record, ...]) -> tuple[Record, ...]:
-    """The same records with mappings of their own (contract 13). Records themselves are values that nobody changes (I1)."""
-    for record in records:
-        name = _MAPPINGS.get(type(record))
-        if name is not None and getattr(record, name):
-            return tuple([_apart_one(one) if type(one) in _MAPPINGS else one for one in records])
-    return records
-
-
-def _apart_one(record: Record) -> Record:
-    name = _MAPPINGS[type(record)]
-    mapping = getattr(record, name)
-    if mapping is None:
-        return record
-    copy: Record = replace(record, **{name: dict(mapping)})  # type: ignore[type-var]
-    return copy
+def _row(position: int, stored: _Stored) -> Row:
+    epoch, at, control, payload = stored
+    return Row(position, epoch, at, decode_row(control, payload))
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
