@@ -15,7 +15,7 @@ from types import TracebackType
 from flux.clock import Clock, SystemClock
 from flux.core.commands import Posting
 from flux.core.status import TERMINAL, RunStatus
-from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound
+from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound, UnreadableRun
 from flux.journal import decode_row, encode_row
 from flux.storage import Claimed, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun, Version
 
@@ -440,11 +440,19 @@ def _lost(header: Header, commit: Commit, held: bool) -> str:
 
 
 def _copy(stored: _Run) -> StoredRun:
-    return StoredRun(stored.header.copy(), _rows(stored, 0, len(stored.rows)), [replace(posting) for posting in stored.inbox.values()])
+    postings = [replace(posting) for posting in stored.inbox.values()]
+    try:
+        return StoredRun(stored.header.copy(), _rows(stored, 0, len(stored.rows)), postings)
+    except UnreadableRun as error:
+        return StoredRun(stored.header.copy(), [], postings, error)
 
 
 def _rows(stored: _Run, after: int, limit: int) -> list[Row]:
-    return [_row(position, row) for position, row in enumerate(stored.rows[after : after + limit], after + 1)]
+    try:
+        return [_row(position, row) for position, row in enumerate(stored.rows[after : after + limit], after + 1)]
+    except UnreadableRun as error:
+        run_id = stored.header.run_id
+        raise UnreadableRun(f"run {run_id!r}: {error}", run_id) from error
 
 
 def _row(position: int, stored: _Stored) -> Row:

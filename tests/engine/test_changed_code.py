@@ -221,7 +221,8 @@ def damage(cluster: Cluster, run_id: str) -> None:
     """Make the first row of the run nonsense."""
     if cluster.path is None:
         rows = cluster.storage()._runs[run_id].rows  # type: ignore[attr-defined]
-        rows[0].records = rows[0].records[1:]
+        epoch, at, _, payload = rows[0]
+        rows[0] = (epoch, at, "{", payload)
         return
     connection = sqlite3.connect(cluster.path)
     with connection:
