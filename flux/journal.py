@@ -16,7 +16,7 @@ from typing import Any
 
 from .core import records as vocabulary
 from .core.failure import Failure
-from .core.records import Record, StepCompleted, StepStarted
+from .core.records import Record, RunCompleted, RunCreated, StepCompleted, StepStarted
 from .errors import UnreadableRun
 
 FORMAT = 1  # of rows; a reader refuses a newer one
@@ -57,16 +57,29 @@ _dumps = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circul
 def encode_row(records: Sequence[Record]) -> tuple[str, str]:
     """`(control, payload)` of a row."""
     if len(records) == 2:
-        first, second = records
-        if type(first) is StepCompleted and type(second) is StepStarted and first.changes is None:  # what most commits say
-            result = first.result
-            return (
-                f'[["ok",{_quote(first.path)},{first.attempt},{len(result)},null],["go",{_quote(second.path)},{second.attempt}]]',
-                result,
-            )
+        row = _common(*records)
+        if row is not None:
+            return row
     texts: list[str] = []
     control = [_encode(record, texts) for record in records]
     return _dumps(control), "".join(texts)
+
+
+def _common(first: Record, second: Record) -> tuple[str, str] | None:
+    """The rows that most commits write, in one piece: exactly what the general way writes; None for any other."""
+    if type(second) is StepStarted:
+        after = f'["go",{_quote(second.path)},{second.attempt}]'
+    elif type(second) is RunCompleted:
+        after = '["done"]'
+    else:
+        return None
+    if type(first) is StepCompleted and first.changes is None:
+        return f'[["ok",{_quote(first.path)},{first.attempt},{len(first.result)},null],{after}]', first.result
+    if type(first) is RunCreated and not first.data:
+        names = f"{_quote(first.workflow)},{_quote(first.version)},{_quote(first.shape)}"
+        deadline = "null" if first.deadline_at is None else first.deadline_at
+        return f'[["new",{names},{len(first.input)},{{}},{deadline}],{after}]', first.input
+    return None
 
 
 def decode_row(control: str, payload: str, version: int = FORMAT) -> tuple[Record, ...]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flux import journal
 from flux.core.failure import Failure
-from flux.core.records import RECORDS, Record, StepCompleted, StepStarted
+from flux.core.records import RECORDS, Record, RunCompleted, RunCreated, StepCompleted, StepSkipped, StepStarted
 from flux.core.state import fold
 from flux.errors import DefinitionChanged, UnreadableRun
 from flux.journal import FORMAT, decode_row, encode_row
@@ -218,3 +218,17 @@ def test_snapshots_and_folds_of_stories_agree(name: str) -> None:
     assert freeze(fold(STORIES[name].plan, rows)) == freeze(world.state)
     for store in world.snapshots:
         fold(STORIES[name].plan, store.journal())
+
+
+@pytest.mark.parametrize("second", [StepStarted("b", 2), RunCompleted()], ids=["go", "done"])
+@pytest.mark.parametrize(
+    "first",
+    [StepCompleted("a/b", 3, '{"n":1}'), RunCreated("w", "1", "s", '{"i":1}', {}), RunCreated("w", "1", "s", "1", {}, 7)],
+    ids=["ok", "new", "deadline"],
+)
+def test_common_rows_are_written_as_all_others(first: Record, second: Record) -> None:
+    """D20: in one piece or in general, the same text."""
+    control, payload = encode_row((first, second))
+    longer, same = encode_row((first, second, StepSkipped("x")))
+    assert longer == control[:-1] + ',["skip","x"]]' and same == payload
+    assert decode_row(control, payload) == (first, second)
