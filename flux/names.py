@@ -9,7 +9,6 @@ from .errors import InvalidArgument, InvalidWorkflow
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,199}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _DURABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
-_SQL = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 
 
 def check_id(value: object, what: str = "run id") -> str:
@@ -30,13 +29,6 @@ def check_name(value: object, what: str, *, colon: bool = False) -> str:
         f"{what} {_show(value)} is refused: expected 1 to 64 characters, first a letter or _, "
         f"then letters, digits and _ . -{' :' if colon else ''}"
     )
-
-
-def check_identifier(value: object, what: str) -> str:
-    """A table prefix or schema name: the only text that ever becomes part of SQL. Raises InvalidArgument."""
-    if isinstance(value, str) and _SQL.fullmatch(value):
-        return value
-    raise InvalidArgument(f"{what} {_show(value)} is refused: expected [a-z_][a-z0-9_]{{0,30}}")
 
 
 def _show(value: object) -> str:

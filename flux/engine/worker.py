@@ -143,7 +143,7 @@ class StopOnSignals:
                 try:
                     loop.add_signal_handler(number, self._stop)  # type: ignore[arg-type]
                 except (NotImplementedError, RuntimeError, ValueError):
-                    continue
+                    continue  # a loop without signal handlers: Windows has such, and some embedded ones
                 self._installed.append(number)
         return self
 

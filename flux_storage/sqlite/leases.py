@@ -21,7 +21,6 @@ REMEMBERED = 30 * 24 * 60 * MINUTE  # how long the nonce of a condemned worker i
 _TOP = 1 << 62  # above every priority
 _PROBING = 20  # looking at locks takes at most one part in so many of the time
 
-STILL = frozenset({*(status.value for status in TERMINAL), RunStatus.BLOCKED.value})
 ENDED = frozenset(status.value for status in TERMINAL)
 
 Raw = list[Any]  # the rows of `queries.LOAD`
