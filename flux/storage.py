@@ -11,7 +11,8 @@ nothing about workflows; it compares and appends. The contract, which `flux.test
     written, and the reply carries the postings after the one that was seen. Otherwise its records become the row at
     position + 1, its postings are taken from the inbox and the header is replaced, in one transaction. `wake_at` 0 is the
     storage's now; `ended_at` is the instant of the commit that ended the run, None until then and when it goes on again.
-    A `ref` is never given to another run: a commit to a deleted one is `RunNotFound`, whoever has its id now.
+    A `ref` is never given to another run: a commit to a deleted one is `RunNotFound`, whoever has its id now. `misfits`
+    replaces those of the header; a `version` that is not '' moves the run to it, and to `shape`.
  4. The same commit sent twice is the same commit: the second call finds the row that the first wrote and succeeds,
     whatever has happened since. (One without records has left no row to be found.)
  5. A commit without records writes no row; it may give the lease back, and it is how a holder asks for new postings.
@@ -21,8 +22,8 @@ nothing about workflows; it compares and appends. The contract, which `flux.test
     `taker` that is not live, or that holds the run already, takes nothing, and the posting is accepted all the same.
  8. A run has one owner at most; its epoch grows with every change of hands and never falls.
  9. `claim` leases runs that have no owner, are due by the storage's own clock, and whose (workflow, version) was asked
-    for; higher priority first, then the earlier due time, one level of priority being worth a minute of waiting (D29);
-    of equally urgent runs the one of higher priority.
+    for with a shape that is not among the run's misfits (D28); higher priority first, then the earlier due time, one level
+    of priority being worth a minute of waiting (D29); of equally urgent runs the one of higher priority.
 10. A worker is a nonce with a lease, and live until it is condemned or unregistered, however late it is. `renew` extends
     the lease, and so does a commit that is written, once a third of it has passed (D15). A condemned worker never renews,
     and none of its commits is written. `claim` always, and `take` and `post` with a taker when they find the run's owner
@@ -54,11 +55,11 @@ from .core.value import Value
 from .errors import UnreadableRun
 
 __all__ = [
-    "Claimed", "Commit", "Committed", "Created", "Header", "NewRun", "Posted", "Posting", "Query", "Renewal",
-    "Row", "StoredRun", "Version", "WorkflowStorage",
+    "Claimed", "Code", "Commit", "Committed", "Created", "Header", "NewRun", "Posted", "Posting", "Query", "Renewal",
+    "Row", "StoredRun", "WorkflowStorage",
 ]  # fmt: skip
 
-Version: TypeAlias = tuple[str, str]  # a workflow's name and version
+Code: TypeAlias = tuple[str, str, str]  # what a worker can run: a workflow's name, version and shape
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -66,7 +67,8 @@ class Header(Value):
     """The head of a stored run: what lists show, what claims look for, and the lease.
 
     `ref` is the storage's own handle for the run; whoever got it in a reply hands it back in commits.
-    `waiting` are the names of the signals it awaits; `blocked` is why it is parked, else ''.
+    `waiting` are the names of the signals it awaits; `blocked` is why it is parked, else ''; `misfits` are the shapes of code
+    that its journal was found not to fit: no worker with one of them claims it (D28).
     """
 
     run_id: str
@@ -88,13 +90,14 @@ class Header(Value):
     idempotency_key: str | None = None
     waiting: tuple[str, ...] = ()
     blocked: str = ""
+    misfits: tuple[str, ...] = ()
 
     def copy(self) -> Header:
         """Another header that says the same."""
         return Header(
             self.run_id, self.ref, self.workflow, self.version, self.shape, self.status, self.priority, self.created_at,
             self.updated_at, self.ended_at, self.wake_at, self.owner, self.epoch, self.position, self.inbox_seq,
-            self.input_digest, self.idempotency_key, self.waiting, self.blocked,
+            self.input_digest, self.idempotency_key, self.waiting, self.blocked, self.misfits,
         )  # fmt: skip
 
 
@@ -170,6 +173,9 @@ class Commit(Value):
     blocked: str = ""
     consumed: tuple[int, ...] = ()
     release: bool = False
+    misfits: tuple[str, ...] = ()
+    version: str = ""  # with `shape`: the run moves to this version of its workflow
+    shape: str = ""
 
     @property
     def ended(self) -> bool:
@@ -292,15 +298,15 @@ class WorkflowStorage(Protocol):
         """
         ...
 
-    async def take(self, run_id: str, worker: str, *, blocked: bool = False) -> StoredRun | None:
+    async def take(self, run_id: str, worker: str, *, blocked: bool = False, ended: bool = False) -> StoredRun | None:
         """Lease this run to the worker, due or not, if nothing live holds it; None when something does.
 
-        Not a run that has ended, nor, unless `blocked`, one that is blocked: both come back unleased.
+        Unless `blocked`, not one that is blocked, and unless `ended`, not one that has ended: they come back unleased.
         Raises RunNotFound, LeaseLost when the worker is not live.
         """
         ...
 
-    async def claim(self, worker: str, versions: Collection[Version], limit: int) -> Claimed:
+    async def claim(self, worker: str, codes: Collection[Code], limit: int) -> Claimed:
         """Lease up to `limit` due runs to the worker (9, 10). Raises LeaseLost when the worker is not live."""
         ...
 

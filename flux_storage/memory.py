@@ -7,7 +7,7 @@ with its object; give one to two engines and they share it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from types import TracebackType
@@ -17,13 +17,16 @@ from flux.core.commands import Posting
 from flux.core.status import TERMINAL, RunStatus
 from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound, UnreadableRun
 from flux.journal import decode_row, encode_row
-from flux.storage import Claimed, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun, Version
+from flux.storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun
 
 MINUTE = 60_000_000
 SWEEP = 1000  # runs freed of a dead worker in one call
 
 _Stored = tuple[int, int, str, str]  # a row: epoch, at, control, payload; nothing that the garbage collector would visit for ever
 _Due = tuple[int, str, int]
+_Version = tuple[str, str]  # a workflow's name and version
+_Level = tuple[int, tuple[str, ...]]  # a priority and misfits: runs that claims pass over together
+_Wanted = dict[_Version, list[str]]  # the shapes that a worker has
 
 
 @dataclass(slots=True)
@@ -54,9 +57,9 @@ class MemoryStorage:
         self._keys: dict[tuple[str, str], str] = {}  # (workflow, idempotency key) -> run id
         self._workers: dict[str, _Worker] = {}
         self._orphans: dict[str, None] = {}  # runs whose worker is condemned
-        # Unowned runs with a wake-up time: (workflow, version) -> priority -> heap of (wake_at, run id, ref). An entry
-        # whose run has another wake-up time, or an owner, is stale and dropped when it comes up.
-        self._due: dict[Version, dict[int, list[_Due]]] = {}
+        # Unowned runs with a wake-up time: (workflow, version) -> level -> heap of (wake_at, run id, ref). An entry whose
+        # run has an owner by now, or another wake-up time, version or misfits, is stale and dropped when it comes up.
+        self._due: dict[_Version, dict[_Level, list[_Due]]] = {}
         self._last = 0
         self._refs = 0
         self._changes = 0
@@ -171,9 +174,12 @@ class MemoryStorage:
         header.wake_at = commit.wake_at or (None if commit.wake_at is None else now)
         header.waiting = commit.waiting
         header.blocked = commit.blocked
+        header.misfits = tuple(sorted(set(commit.misfits))) if commit.misfits else ()
+        if commit.version:
+            header.version, header.shape = commit.version, commit.shape
         if status not in TERMINAL:
             header.ended_at = None
-        elif header.ended_at is None:
+        elif commit.records or header.ended_at is None:
             header.ended_at = commit.at
         if commit.release:
             self._free(header)
@@ -218,13 +224,13 @@ class MemoryStorage:
 
     # --- leases
 
-    async def take(self, run_id: str, worker: str, *, blocked: bool = False) -> StoredRun | None:
+    async def take(self, run_id: str, worker: str, *, blocked: bool = False, ended: bool = False) -> StoredRun | None:
         """Lease this run if nothing live holds it."""
         now = self._now()
         self._live(worker)
         stored = self._stored(run_id)
         status = stored.header.status
-        if status in TERMINAL or (status is RunStatus.BLOCKED and not blocked):
+        if (status in TERMINAL and not ended) or (status is RunStatus.BLOCKED and not blocked):
             return _copy(stored)
         return self._take(stored, worker, now)
 
@@ -242,48 +248,54 @@ class MemoryStorage:
         stored.seen = header.inbox_seq
         return _copy(stored)
 
-    async def claim(self, worker: str, versions: Collection[Version], limit: int) -> Claimed:
+    async def claim(self, worker: str, codes: Collection[Code], limit: int) -> Claimed:
         """Lease due runs."""
         now = self._now()
         self._live(worker)
         self._sweep(now, worker)
+        wanted: _Wanted = {}
+        for workflow, version, shape in codes:
+            wanted.setdefault((workflow, version), []).append(shape)
         runs: list[StoredRun] = []
         while len(runs) < limit:
-            best = self._best(versions, now)
+            best = self._best(wanted, now)
             if best is None:
                 break
             taken = self._take(best, worker, now)
             if taken is not None:
                 runs.append(taken)
-        return Claimed(runs, self._next_at(versions), now)
+        return Claimed(runs, min([heap[0][0] for _, _, heap in self._heaps(wanted)], default=None), now)
 
-    def _best(self, versions: Collection[Version], now: int) -> _Run | None:
-        best: tuple[int, int, list[_Due]] | None = None
-        for version in versions:
-            for priority, heap in self._due.get(version, {}).items():
-                self._trim(heap)
-                if heap and heap[0][0] <= now:
-                    rank = heap[0][0] - priority * MINUTE
-                    if best is None or (rank, -priority) < best[:2]:
-                        best = (rank, -priority, heap)
-        return None if best is None else self._runs[heappop(best[2])[1]]
+    def _best(self, wanted: _Wanted, now: int) -> _Run | None:
+        """The most urgent due run; of equals the first by priority, by place among what is wanted, by id."""
+        best: tuple[int, int, int, str] | None = None
+        queue: list[_Due] = []
+        for place, priority, heap in self._heaps(wanted):
+            wake_at, run_id, _ = heap[0]
+            if wake_at <= now:
+                rank = (wake_at - priority * MINUTE, -priority, place, run_id)
+                if best is None or rank < best:
+                    best, queue = rank, heap
+        return None if best is None else self._runs[heappop(queue)[1]]
 
-    def _next_at(self, versions: Collection[Version]) -> int | None:
-        times: list[int] = []
-        for version in versions:
-            for heap in self._due.get(version, {}).values():
-                self._trim(heap)
-                if heap:
-                    times.append(heap[0][0])
-        return min(times, default=None)
+    def _heaps(self, wanted: _Wanted) -> Iterator[tuple[int, int, list[_Due]]]:
+        """Queues with something in them, except where no wanted shape fits: (place among what is wanted, priority, heap)."""
+        for place, (version, shapes) in enumerate(wanted.items()):
+            for (priority, misfits), heap in self._due.get(version, {}).items():
+                if not misfits or any(shape not in misfits for shape in shapes):
+                    self._trim(heap, version[1], misfits)
+                    if heap:
+                        yield place, priority, heap
 
-    def _trim(self, heap: list[_Due]) -> None:
+    def _trim(self, heap: list[_Due], version: str, misfits: tuple[str, ...]) -> None:
+        """Drop stale entries, so that the first one is a run that is queued here."""
         while heap:
             wake_at, run_id, ref = heap[0]
             stored = self._runs.get(run_id)
             if stored is not None:
                 header = stored.header
-                if header.ref == ref and header.owner is None and header.wake_at == wake_at:
+                here = header.wake_at == wake_at and header.version == version and header.misfits == misfits
+                if here and header.ref == ref and header.owner is None:
                     return
             heappop(heap)
 
@@ -370,7 +382,8 @@ class MemoryStorage:
     def _queue(self, header: Header) -> None:
         if header.wake_at is not None:
             levels = self._due.setdefault((header.workflow, header.version), {})
-            heappush(levels.setdefault(header.priority, []), (header.wake_at, header.run_id, header.ref))
+            heap = levels.setdefault((header.priority, header.misfits), [])
+            heappush(heap, (header.wake_at, header.run_id, header.ref))
 
     # --- waiting, forgetting
 
@@ -442,6 +455,8 @@ def _lost(header: Header, commit: Commit, held: bool) -> str:
 def _copy(stored: _Run) -> StoredRun:
     postings = [replace(posting) for posting in stored.inbox.values()]
     try:
+        if len(stored.rows) != stored.header.position:
+            raise UnreadableRun(f"run {stored.header.run_id!r}: a row of its journal is missing", stored.header.run_id)
         return StoredRun(stored.header.copy(), _rows(stored, 0, len(stored.rows)), postings)
     except UnreadableRun as error:
         return StoredRun(stored.header.copy(), [], postings, error)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from flux.core.status import TERMINAL, RunStatus
 from flux.errors import LeaseLost, RunNotFound
-from flux.storage import Renewal, Version
+from flux.storage import Code, Renewal
 
+from ..liveness import WorkerLocks
 from . import queries
-from .liveness import WorkerLocks
+from .rows import shapes_of
 from .writer import Transaction
 
 MINUTE = 60_000_000  # microseconds that one level of priority is worth (D29)
@@ -24,6 +25,7 @@ _PROBING = 20  # looking at locks takes at most one part in so many of the time
 ENDED = frozenset(status.value for status in TERMINAL)
 
 Raw = list[Any]  # the rows of `queries.LOAD`
+_Level = tuple[str, str, int, str]  # workflow, version, priority and misfits: runs that claims look at, or pass over, together
 
 
 @dataclass(slots=True)
@@ -79,14 +81,14 @@ class Leases:
 
     # --- runs
 
-    def take(self, tx: Transaction, run_id: str, worker: str, blocked: bool) -> Raw | None:
+    def take(self, tx: Transaction, run_id: str, worker: str, blocked: bool, ended: bool) -> Raw | None:
         """Lease one run to the worker, or show it."""
         demand_live(tx, worker)
         row = tx.row(queries.ADDRESS, (run_id,))
         if row is None:
             raise RunNotFound(f"no run {run_id!r} in this storage")
         _, _, status, owner, _ = row
-        if status in ENDED or (status == RunStatus.BLOCKED.value and not blocked):
+        if (status in ENDED and not ended) or (status == RunStatus.BLOCKED.value and not blocked):
             return load(tx, run_id)
         return self.seize(tx, run_id, owner, worker)
 
@@ -101,11 +103,11 @@ class Leases:
         tx.cursor.execute(queries.TAKE, (worker, run_id))
         return load(tx, run_id)
 
-    def claim(self, tx: Transaction, worker: str, versions: tuple[Version, ...], limit: int) -> RawClaim:
+    def claim(self, tx: Transaction, worker: str, codes: tuple[Code, ...], limit: int) -> RawClaim:
         """Free what dead workers held, then lease what is due."""
         demand_live(tx, worker)
         self._sweep(tx, worker)
-        levels = [(version, priority) for version in versions for priority in _priorities(tx, version)]
+        levels = list(_levels(tx, codes))
         runs: list[Raw] = []
         for run_id in _due(tx, levels, limit):
             tx.cursor.execute(queries.TAKE, (worker, run_id))
@@ -195,23 +197,46 @@ def _look(tx: Transaction, worker: str) -> tuple[int, int] | None:
     return known
 
 
-def _priorities(tx: Transaction, version: Version) -> Iterable[int]:
-    priority = _TOP
-    while (row := tx.row(queries.LEVEL, (*version, priority))) is not None:
-        priority = row[0]
-        yield priority
+def _levels(tx: Transaction, codes: tuple[Code, ...]) -> Iterator[_Level]:
+    """Where runs may be due that one of these codes fits, version by version as they were asked for."""
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for workflow, version, shape in codes:
+        wanted.setdefault((workflow, version), set()).add(shape)
+    for of, shapes in wanted.items():
+        for priority, misfits in _scan(tx, of):
+            if not _fits_none(shapes, misfits):
+                yield (*of, priority, misfits)
 
 
-def _due(tx: Transaction, levels: list[tuple[Version, int]], limit: int) -> list[str]:
+def _fits_none(shapes: set[str], misfits: str) -> bool:
+    try:
+        return shapes.issubset(shapes_of(misfits))
+    except TypeError:  # damaged: claimed, so that it is found out, and in no other run's way (contract 14)
+        return False
+
+
+def _scan(tx: Transaction, of: tuple[str, str]) -> Iterator[tuple[int, str]]:
+    """Priorities and misfits of all runs of a version that can be claimed now or later, each pair once."""
+    row = tx.row(queries.LEVEL, (*of, _TOP))
+    while row is not None:
+        yield row
+        priority, misfits = row
+        row = tx.row(queries.BESIDE, (*of, priority, misfits)) if misfits else None
+        row = row or tx.row(queries.LEVEL, (*of, priority))
+
+
+def _due(tx: Transaction, levels: list[_Level], limit: int) -> list[str]:
     """The runs that come first: each level of priority is worth a minute of waiting (contract 9)."""
-    found: list[tuple[int, int, int, int, str]] = []
-    for order, (version, priority) in enumerate(levels):
-        for wake_at, run_id in tx.cursor.execute(queries.DUE, (*version, priority, tx.now, max(limit, 0))):
-            found.append((wake_at - priority * MINUTE, -priority, order, wake_at, run_id))
+    found: list[tuple[int, int, int, str]] = []
+    order = {of: place for place, of in enumerate(dict.fromkeys([level[:2] for level in levels]))}
+    for level in levels:
+        priority, place = level[2], order[level[:2]]
+        for wake_at, run_id in tx.cursor.execute(queries.DUE, (*level, tx.now, max(limit, 0))):
+            found.append((wake_at - priority * MINUTE, -priority, place, run_id))
     found.sort()
-    return [entry[4] for entry in found[: max(limit, 0)]]
+    return [entry[3] for entry in found[: max(limit, 0)]]
 
 
-def _next_at(tx: Transaction, levels: list[tuple[Version, int]]) -> int | None:
-    rows = [tx.row(queries.NEXT, (*version, priority)) for version, priority in levels]
-    return min([row[0] for row in rows if row is not None], default=None)
+def _next_at(tx: Transaction, levels: list[_Level]) -> int | None:
+    rows = [tx.row(queries.NEXT, level) for level in levels]
+    return min([row[0] for row in rows if row is not None and type(row[0]) is int], default=None)  # not a damaged one (S15.2)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from flux.clock import Clock
 
+from ..liveness import WorkerLocks
 from .changes import Changes
 from .leases import Leases
-from .liveness import WorkerLocks
 from .port import Port
 from .reader import Reader
 from .writer import Writer

@@ -5,7 +5,7 @@ from __future__ import annotations
 # The fields of `flux.storage.Header`, in its order.
 _HEADER = (
     "run_id, ref, workflow, version, shape, status, priority, created_at, updated_at, ended_at, wake_at, owner, epoch, "
-    "position, inbox_seq, input_digest, idempotency_key, waiting, blocked"
+    "position, inbox_seq, input_digest, idempotency_key, waiting, blocked, misfits"
 )
 
 # --- transactions
@@ -34,11 +34,11 @@ LOAD = f"""
 SELECT 0, {_HEADER} FROM flux_runs WHERE run_id = :run_id
 UNION ALL
 SELECT 1, position, epoch, at, format, CAST(control AS BLOB), CAST(payload AS BLOB),
-       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM flux_journal WHERE ref = (SELECT ref FROM flux_runs WHERE run_id = :run_id)
 UNION ALL
 SELECT 2, seq, kind, name, CAST(payload AS BLOB), signal_id, at,
-       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM flux_inbox WHERE ref = (SELECT ref FROM flux_runs WHERE run_id = :run_id) AND taken IS NULL
 """
 
@@ -87,12 +87,13 @@ _HELD = "ref = ? AND run_id = ? AND owner = ? AND epoch = ? AND position = ? AND
 # A step of a run that stays as it is in every indexed column: no index is touched.
 STEP = f"""
 UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq
-WHERE {_HELD} AND status = ? AND wake_at IS ? AND waiting = ? AND blocked = ?
+WHERE {_HELD} AND status = ? AND wake_at IS ? AND waiting = ? AND blocked = ? AND misfits = ?
 """
-# Any other step.
+# Any other step. Where it ends the run, a commit with a row says when; where it moves the run, to which code.
 MOVE = f"""
 UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq, status = ?, wake_at = ?,
-    waiting = ?, blocked = ?, ended_at = CASE WHEN ? THEN COALESCE(ended_at, ?) END, owner = CASE WHEN ? THEN NULL ELSE owner END
+    waiting = ?, blocked = ?, misfits = ?, ended_at = CASE WHEN ? THEN COALESCE(?, ended_at, ?) END,
+    owner = CASE WHEN ? THEN NULL ELSE owner END, version = COALESCE(?, version), shape = COALESCE(?, shape)
 WHERE {_HELD}
 """
 # Why a commit found nothing to update.
@@ -128,22 +129,30 @@ CONSUME = "UPDATE flux_inbox SET taken = ? WHERE ref = ? AND seq = ?"
 
 # --- leases
 
-# The next lower priority that has claimable runs (a loose scan of the index).
+# The next lower priority that has claimable runs, and the last misfits there (a loose scan of the index, with the next):
+# runs that a claimer cannot run cost it one look for all with the same priority and misfits, however many they are (D28).
 LEVEL = """
-SELECT priority FROM flux_runs INDEXED BY flux_runs_claimable
+SELECT priority, misfits FROM flux_runs INDEXED BY flux_runs_claimable
 WHERE workflow = ? AND version = ? AND owner IS NULL AND wake_at IS NOT NULL AND priority < ?
-ORDER BY priority DESC LIMIT 1
+ORDER BY priority DESC, misfits DESC LIMIT 1
 """
-# Due runs of one priority, longest due first.
+# The same priority with the misfits before those. (Of `(priority, misfits) < (?, ?)` SQLite would read what is equal, too.)
+BESIDE = """
+SELECT priority, misfits FROM flux_runs INDEXED BY flux_runs_claimable
+WHERE workflow = ? AND version = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND misfits < ?
+ORDER BY misfits DESC LIMIT 1
+"""
+# Due runs of one level, longest due first.
 DUE = """
 SELECT wake_at, run_id FROM flux_runs INDEXED BY flux_runs_claimable
-WHERE workflow = ? AND version = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ?
+WHERE workflow = ? AND version = ? AND priority = ? AND misfits = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ?
 ORDER BY wake_at, run_id LIMIT ?
 """
-# When the first run of one priority is due.
+# When the first run of one level is due.
 NEXT = """
 SELECT wake_at FROM flux_runs INDEXED BY flux_runs_claimable
-WHERE workflow = ? AND version = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL ORDER BY wake_at LIMIT 1
+WHERE workflow = ? AND version = ? AND priority = ? AND misfits = ? AND owner IS NULL AND wake_at IS NOT NULL
+ORDER BY wake_at LIMIT 1
 """
 # Lease a run: its epoch grows with the change of hands (I10).
 TAKE = "UPDATE flux_runs SET owner = ?, epoch = epoch + 1, seen_seq = inbox_seq WHERE run_id = ?"

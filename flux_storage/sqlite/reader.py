@@ -14,6 +14,7 @@ import aiosqlite
 from . import queries
 from .errors import is_busy, translate
 from .port import BUSY, PATIENCE, Load
+from .schema import readable
 
 _ASIDE = 0.002  # seconds for which a busy loop stands aside for its reads
 
@@ -67,6 +68,7 @@ class Reader:
             thread: Any = getattr(connecting, "_thread", connecting)
             thread.daemon = True
             connection = await connecting
+            connection.text_factory = readable
             await connection.execute_fetchall(queries.READ_ONLY)
         finally:
             self._opening = None

@@ -12,6 +12,8 @@ from flux.errors import UnreadableRun
 from flux.journal import decode_row
 from flux.storage import Header, Row, StoredRun
 
+from ..instants import check_instants, is_instant
+
 _STATUSES = {status.value: status for status in RunStatus}
 _UNREADABLE = (TypeError, ValueError, AttributeError, UnreadableRun)
 
@@ -27,6 +29,16 @@ def _names(column: str) -> tuple[str, ...]:
     return tuple(json.loads(column)) if column else ()
 
 
+def pack_shapes(shapes: Sequence[str]) -> str:
+    """Shapes as a column: each once, in order, so that equal sets are one level for claims."""
+    return ",".join(sorted(set(shapes))) if shapes else ""
+
+
+def shapes_of(column: str) -> tuple[str, ...]:
+    """The shapes in such a column."""
+    return tuple(column.split(",")) if column else ()
+
+
 def header_of(row: Sequence[Any]) -> Header:
     """A head from its columns. One that says what no flux writes is shown as blocked."""
     return _head(row)[0]
@@ -38,9 +50,11 @@ def _head(row: Sequence[Any]) -> tuple[Header, str]:
     try:
         header.status = _STATUSES[row[5]]
         header.waiting = _names(row[17])
-    except (KeyError, TypeError, ValueError) as error:
+        header.misfits = shapes_of(row[19])
+        check_instants(header)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         fault = f"its head cannot be read: {type(error).__name__}: {error}"
-        header.status, header.waiting, header.blocked = RunStatus.BLOCKED, (), UnreadableRun.__name__
+        header.status, header.waiting, header.blocked, header.misfits = RunStatus.BLOCKED, (), UnreadableRun.__name__, ()
     return header, fault
 
 
@@ -48,6 +62,8 @@ def row_of(run_id: str, columns: Sequence[Any]) -> Row:
     """A row of a journal. Raises UnreadableRun."""
     position, epoch, at, version, control, payload = columns
     try:
+        if not is_instant(at):
+            raise ValueError("its time is no instant")
         return Row(position, epoch, at, decode_row(control.decode(), payload.decode(), version))
     except _UNREADABLE as error:
         raise UnreadableRun(f"run {run_id!r}, row {position} of its journal: {error}", run_id) from error

@@ -13,7 +13,7 @@ from flux.storage import Commit, Committed, NewPosting, NewRun
 
 from . import queries
 from .leases import ENDED, Leases, Raw, demand_live, is_live, prolong
-from .rows import pack_names, posting_of
+from .rows import pack_names, pack_shapes, posting_of
 from .writer import Transaction
 
 Texts = tuple[str, str]  # control and payload of a row
@@ -89,12 +89,14 @@ def _update(tx: Transaction, commit: Commit) -> bool:
     moved = (commit.position + 1, commit.at) if commit.records else (commit.position, None)
     seen = (commit.ref, commit.run_id, commit.owner, commit.epoch, commit.position, commit.inbox_seq)
     wake_at = tx.now if commit.wake_at == 0 else commit.wake_at
-    stand = (commit.status.value, wake_at, pack_names(commit.waiting), commit.blocked)
+    stand = (commit.status.value, wake_at, pack_names(commit.waiting), commit.blocked, pack_shapes(commit.misfits))
     cursor = tx.cursor
     ended = commit.ended
-    if not commit.release and not ended and cursor.execute(queries.STEP, (*moved, *seen, *stand)).rowcount == 1:
+    stays = not (commit.release or ended or commit.version)
+    if stays and cursor.execute(queries.STEP, (*moved, *seen, *stand)).rowcount == 1:
         return True
-    change = (*moved, *stand, ended, commit.at, commit.release)
+    code = (commit.version, commit.shape) if commit.version else (None, None)
+    change = (*moved, *stand, ended, moved[1], commit.at, commit.release, *code)
     return cursor.execute(queries.MOVE, (*change, *seen)).rowcount == 1
 
 

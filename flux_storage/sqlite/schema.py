@@ -43,16 +43,29 @@ class Patience:
 def _create(cursor: sqlite3.Cursor) -> None:
     cursor.execute(queries.TABLES)
     alone = cursor.fetchone()[0] == 0
-    for statement in _statements(Path(__file__).with_name("schema.sql").read_text("utf-8")):
-        cursor.execute(statement)
+    _run(cursor, "schema.sql")
     cursor.execute(queries.FIRST_VERSION, (0,))
     if alone:
         cursor.execute(_SET_APPLICATION)
 
 
-# Step n leads from version n to n + 1. A step that was released never changes.
-STEPS: tuple[Step, ...] = (_create,)
+def _add_misfits(cursor: sqlite3.Cursor) -> None:
+    _run(cursor, "schema_2.sql")
+
+
+def _run(cursor: sqlite3.Cursor, script: str) -> None:
+    for statement in _statements(Path(__file__).with_name(script).read_text("utf-8")):
+        cursor.execute(statement)
+
+
+# Step n leads from version n to n + 1. A step that was released never changes, nor does the script that it runs.
+STEPS: tuple[Step, ...] = (_create, _add_misfits)
 VERSION = len(STEPS)
+
+
+def readable(column: bytes) -> str:
+    """The text of a column. Bytes that are none become marks: they must not fail a statement that also finds other runs (S15.2)."""
+    return column.decode("utf-8", "replace")
 
 
 def open_connection(path: str, synchronous: str, patience: Callable[[], Pause]) -> sqlite3.Connection:
@@ -61,6 +74,7 @@ def open_connection(path: str, synchronous: str, patience: Callable[[], Pause]) 
     Raises StorageTooNew and StorageMisused before anything is touched, and sqlite3.Error.
     """
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.text_factory = readable
     try:
         _patiently(patience(), lambda: _check(connection, path))
         _patiently(patience(), lambda: connection.execute(queries.WAL).fetchone())

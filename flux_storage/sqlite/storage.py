@@ -4,8 +4,8 @@ reads    load, find, read_header, read_journal    reader.py: aiosqlite, on a con
 writes   the other verbs                          port.py: from the event loop to the writer and back
                                                   writer.py: one thread, group commit
                                                   runs.py, leases.py: what happens inside the transaction
-beside   changes.py: what `changed` waits for     liveness.py: whose process is still there
-         schema.py, schema.sql, queries.py: the tables, and every SQL text
+beside   changes.py: what `changed` waits for     ../liveness.py: whose process is still there
+         schema.py, schema.sql, schema_2.sql, queries.py: the tables, and every SQL text
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flux.clock import Clock, SystemClock
 from flux.core.status import RunStatus
 from flux.errors import InvalidArgument, StorageMisused
 from flux.journal import encode_row
-from flux.storage import Claimed, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun, Version
+from flux.storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun
 
 from . import queries, runs
 from .leases import Raw
@@ -206,15 +206,15 @@ class SQLiteStorage:
 
     # --- leases
 
-    async def take(self, run_id: str, worker: str, *, blocked: bool = False) -> StoredRun | None:
+    async def take(self, run_id: str, worker: str, *, blocked: bool = False, ended: bool = False) -> StoredRun | None:
         """Lease this run if nothing live holds it. Raises RunNotFound, LeaseLost."""
         leases = self._parts().leases
-        raw = await self._write(lambda tx: leases.take(tx, run_id, worker, blocked))
+        raw = await self._write(lambda tx: leases.take(tx, run_id, worker, blocked, ended))
         return None if raw is None else _run(raw)
 
-    async def claim(self, worker: str, versions: Collection[Version], limit: int) -> Claimed:
+    async def claim(self, worker: str, codes: Collection[Code], limit: int) -> Claimed:
         """Lease up to `limit` due runs. Raises LeaseLost."""
-        leases, wanted = self._parts().leases, tuple(dict.fromkeys(versions))
+        leases, wanted = self._parts().leases, tuple(dict.fromkeys(codes))
         raw = await self._write(lambda tx: leases.claim(tx, worker, wanted, limit))
         return Claimed([_run(found) for found in raw.runs], raw.next_at, raw.now)
 

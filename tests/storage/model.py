@@ -12,6 +12,7 @@ from flux.core.status import TERMINAL, RunStatus
 from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound
 from flux.storage import (
     Claimed,
+    Code,
     Commit,
     Committed,
     Created,
@@ -24,7 +25,6 @@ from flux.storage import (
     Renewal,
     Row,
     StoredRun,
-    Version,
 )
 
 
@@ -121,7 +121,13 @@ class Model:
         run.seen = commit.inbox_seq
         header.status, header.waiting, header.blocked = commit.status, commit.waiting, commit.blocked
         header.wake_at = self.now if commit.wake_at == 0 else commit.wake_at
-        header.ended_at = (header.ended_at or commit.at) if commit.status in TERMINAL else None
+        header.misfits = tuple(sorted(set(commit.misfits)))
+        if commit.version:
+            header.version, header.shape = commit.version, commit.shape
+        if commit.status not in TERMINAL:
+            header.ended_at = None
+        elif commit.records or header.ended_at is None:
+            header.ended_at = commit.at
         if commit.release:
             header.owner = None
 
@@ -173,10 +179,10 @@ class Model:
 
     # --- leases
 
-    def take(self, run_id: str, worker: str, blocked: bool) -> StoredRun | None:
+    def take(self, run_id: str, worker: str, blocked: bool, ended: bool) -> StoredRun | None:
         self.demand_live(worker)
         run = self.find_run(run_id)
-        if run.ended or (run.blocked and not blocked):
+        if (run.ended and not ended) or (run.blocked and not blocked):
             return run.copy()
         return self.seize(run, worker)
 
@@ -191,14 +197,15 @@ class Model:
         run.seen = run.header.inbox_seq
         return run.copy()
 
-    def claim(self, worker: str, versions: Sequence[Version], limit: int) -> Claimed:
+    def claim(self, worker: str, codes: Sequence[Code], limit: int) -> Claimed:
         self.demand_live(worker)
         self.condemn_the_late(worker)
-        free = [
-            run
-            for run in self.runs.values()
-            if run.header.owner is None and run.header.wake_at is not None and (run.header.workflow, run.header.version) in versions
-        ]
+        versions = list(dict.fromkeys(code[:2] for code in codes))
+
+        def fits(header: Header) -> bool:
+            return any(code[:2] == (header.workflow, header.version) and code[2] not in header.misfits for code in codes)
+
+        free = [run for run in self.runs.values() if run.header.owner is None and run.header.wake_at is not None and fits(run.header)]
 
         def urgency(run: Run) -> tuple[int, int, int, str]:
             header = run.header

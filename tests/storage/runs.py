@@ -9,7 +9,7 @@ from flux.core.status import RunStatus
 from flux.storage import Commit, Header, NewPosting, NewRun
 
 LEASE = 30_000_000
-VERSION = ("order", "1")
+CODE = ("order", "1", "s")
 
 
 def new_run(run_id: str, **changes: Any) -> NewRun:

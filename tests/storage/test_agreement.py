@@ -17,15 +17,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from flux.core.records import RunCompleted, RunCreated, StepCompleted, StepStarted
 from flux.core.status import TERMINAL, RunStatus
 from flux.errors import FluxError
-from flux.storage import Claimed, Commit, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, StoredRun, Version, WorkflowStorage
+from flux.storage import Claimed, Code, Commit, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, StoredRun, WorkflowStorage
 from flux.testing import VirtualClock
 from flux_storage import MemoryStorage, SQLiteStorage
 
 from .model import Model
 
-IDS = st.sampled_from(["a", "b", "c", "d"])
+IDS = st.sampled_from(["a", "b", "c", "d", "e"])
 WORKERS = st.sampled_from(["u", "v", "w"])
 VERSIONS = [("flow", "1"), ("flow", "2"), ("other", "1"), ("other", "2")]
+CODES: list[Code] = [(*version, shape) for version in VERSIONS for shape in ("s", "t")]
+MISFITS = st.sampled_from([(), (), (), ("s",), ("s",), ("t",), ("t", "s"), ("s", "t", "s"), ("ss",), ("st", "u")])
 STATUSES = st.sampled_from(list(RunStatus))
 MOMENTS = st.sampled_from([0, 1, 20_000_000, 61_000_000, 200_000_000])
 LEASES = st.sampled_from([30_000_000, 100_000_000, 100_000_000, 1])
@@ -134,10 +136,19 @@ class Agreement(RuleBasedStateMachine):
     def begin(self) -> None:
         for worker, lease in (("u", 30_000_000), ("v", 100_000_000)):
             self.register(worker, lease)
-        for run_id, owner in (("a", "u"), ("b", "v"), ("c", None)):
+        for run_id, owner in (("a", "u"), ("b", "v"), ("c", None), ("d", "v"), ("e", "v")):
             self.make(self.new(run_id, ("flow", "1"), owner=owner))
+        for run_id, status, wake, misfits in (("d", RunStatus.FAILED, None, ()), ("e", RunStatus.BLOCKED, self.clock.now() + 2, ("s",))):
+            self.send(self.leave(self.model.runs[run_id].header, status, wake, misfits))
 
-    def new(self, run_id: str, version: Version, **fields: Any) -> NewRun:
+    def leave(self, head: Header, status: RunStatus, wake: int | None = None, misfits: tuple[str, ...] = ()) -> Commit:
+        """The run is given back, and nothing is recorded."""
+        return Commit(
+            head.run_id, head.ref, head.owner or "", head.epoch, head.position, head.inbox_seq, self.clock.now(), (), status, wake,
+            release=True, misfits=misfits,
+        )  # fmt: skip
+
+    def new(self, run_id: str, version: tuple[str, str], **fields: Any) -> NewRun:
         records = (RunCreated(*version, "s", "1", {"k": "1"}),)
         return NewRun(run_id, *version, "s", "d", self.clock.now(), records, **{"status": RunStatus.PENDING, **fields})
 
@@ -149,7 +160,7 @@ class Agreement(RuleBasedStateMachine):
     @rule(
         data=st.data(), run_id=IDS, version=st.sampled_from(VERSIONS), key=st.sampled_from([None, None, "k", "l"]), wake=st.none() | MOMENTS
     )
-    def create(self, data: st.DataObject, run_id: str, version: Version, key: str | None, wake: int | None) -> None:
+    def create(self, data: st.DataObject, run_id: str, version: tuple[str, str], key: str | None, wake: int | None) -> None:
         fields = {
             "idempotency_key": key, "wake_at": None if wake is None else self.clock.now() + wake, "waiting": ("go",),
             "owner": self.a_worker(data) if data.draw(st.booleans()) else None, "status": data.draw(STATUSES.filter(_begins)),
@@ -180,13 +191,15 @@ class Agreement(RuleBasedStateMachine):
 
     def commit_of(self, data: st.DataObject, view: Header, records: Any, status: RunStatus, wake: int | None) -> Commit:
         at = self.clock.now()
-        still = status in TERMINAL or status is RunStatus.BLOCKED
+        misfits = data.draw(MISFITS)
+        still = status in TERMINAL or (status is RunStatus.BLOCKED and not misfits)  # other code may go on with a misfit (D28)
         run = self.model.runs.get(view.run_id)
         pending = [] if run is None else [posting.seq for posting in run.pending if posting.seq <= view.inbox_seq]
         commit = Commit(
             view.run_id, view.ref, view.owner or "", view.epoch, view.position, view.inbox_seq, at, records, status,
             None if still else wake if not wake else at + wake, ("go",) if status is RunStatus.SUSPENDED else (),
             "why" if status is RunStatus.BLOCKED else "", tuple(pending[: data.draw(st.integers(0, 2))]), data.draw(st.booleans()),
+            misfits, *data.draw(st.sampled_from([("", ""), ("", "t"), ("1", "s"), ("2", "t")])),
         )  # fmt: skip
         faults: dict[int, dict[str, Any]] = {
             0: {"owner": "w"}, 1: {"epoch": view.epoch + 1}, 2: {"position": view.position + 1}, 3: {"inbox_seq": view.inbox_seq + 1},
@@ -246,17 +259,40 @@ class Agreement(RuleBasedStateMachine):
 
     # --- leases
 
-    @rule(data=st.data(), blocked=st.booleans())
-    def take(self, data: st.DataObject, blocked: bool) -> None:
-        run_id, worker = self.a_run(data), self.a_worker(data)
-        taken = self.ask(lambda: self.model.take(run_id, worker, blocked), lambda _, storage: storage.take(run_id, worker, blocked=blocked))
+    @rule(data=st.data(), blocked=st.booleans(), ended=st.booleans())
+    def take(self, data: st.DataObject, blocked: bool, ended: bool) -> None:
+        self.demand(self.a_run(data), self.a_worker(data), blocked, ended)
+
+    @precondition(lambda self: any(run.ended for run in self.model.runs.values()))
+    @rule(data=st.data(), step=MOMENTS, then=st.sampled_from(["keep it", "give it back", "end it anew", "go on", "move it"]))
+    def take_ended(self, data: st.DataObject, step: int, then: str) -> None:
+        self.time_passes(step)
+        run_id = data.draw(st.sampled_from([run_id for run_id, run in sorted(self.model.runs.items()) if run.ended]))
+        taken = self.demand(run_id, self.a_worker(data), False, True)
+        if taken is None or then == "keep it":
+            return
+        commit = self.leave(taken.header, taken.header.status)
+        if then != "give it back":
+            commit = replace(commit, records=(RunCompleted(),))
+        if then == "go on":
+            commit = replace(commit, status=RunStatus.RUNNING, wake_at=0, release=data.draw(st.booleans()))
+        if then == "move it":
+            commit = replace(commit, status=RunStatus.SUSPENDED, wake_at=commit.at + 1, version="2", shape="t")
+        self.send(commit)
+
+    def demand(self, run_id: str, worker: str, blocked: bool, ended: bool) -> StoredRun | None:
+        taken: StoredRun | None = self.ask(
+            lambda: self.model.take(run_id, worker, blocked, ended),
+            lambda _, storage: storage.take(run_id, worker, blocked=blocked, ended=ended),
+        )
         self.saw(taken)
+        return taken
 
     @rule(data=st.data(), limit=st.integers(0, 3))
     def claim(self, data: st.DataObject, limit: int) -> None:
         worker = self.a_worker(data)
-        versions = data.draw(st.just(VERSIONS) | st.lists(st.sampled_from(VERSIONS), unique=True))
-        claimed = self.ask(lambda: self.model.claim(worker, versions, limit), lambda _, storage: storage.claim(worker, versions, limit))
+        codes = data.draw(st.sampled_from([CODES, CODES[::2], CODES[1::2]]) | st.lists(st.sampled_from(CODES), max_size=5))
+        claimed = self.ask(lambda: self.model.claim(worker, codes, limit), lambda _, storage: storage.claim(worker, codes, limit))
         if claimed is not None:
             self.saw(*claimed.runs)
 

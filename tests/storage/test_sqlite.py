@@ -20,8 +20,9 @@ from flux.errors import InvalidArgument, LeaseLost, RunNotFound, StorageMisused,
 from flux.storage import Committed, Header, Query, StoredRun, WorkflowStorage
 from flux_storage import SQLiteStorage
 from flux_storage.sqlite import leases, open_url, queries
+from flux_storage.sqlite.schema import VERSION
 
-from .runs import LEASE, VERSION, end, new_run, signal, step
+from .runs import CODE, LEASE, end, new_run, signal, step
 
 pytestmark = pytest.mark.anyio
 
@@ -183,7 +184,7 @@ async def test_a_condemned_worker_commits_nothing(path: Path, monkeypatch: pytes
         for header in headers:
             with pytest.raises(LeaseLost):
                 await storage.commit(step(header, 1))
-        names = [run.header.run_id for _ in range(3) for run in (await storage.claim("other", [VERSION], 5)).runs]
+        names = [run.header.run_id for _ in range(3) for run in (await storage.claim("other", [CODE], 5)).runs]
         assert names == ["one", "two"]
 
 
@@ -266,7 +267,7 @@ async def test_several_processes_open_one_new_file(path: Path) -> None:
         assert child.returncode == 0, errors.decode()
     async with SQLiteStorage(path) as storage:
         assert {header.run_id for header in await storage.find(Query())} == {"r0", "r1", "r2"}
-    assert sql(path, "SELECT version FROM flux_schema") == [(1,)]
+    assert sql(path, "SELECT version FROM flux_schema") == [(VERSION,)]
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
 
@@ -438,7 +439,7 @@ async def test_a_database_in_memory() -> None:
         since = await storage.changed(-1, 60)
         await storage.create(new_run("two"))
         assert await storage.changed(since, 60) > since
-        assert [run.header.run_id for run in (await storage.claim("w", [VERSION], 5)).runs] == ["two"]
+        assert [run.header.run_id for run in (await storage.claim("w", [CODE], 5)).runs] == ["two"]
     async with storage:
         assert await storage.read_header("one") is None
 
@@ -479,6 +480,7 @@ def test_urls_that_are_refused(url: str) -> None:
         "DELETE FROM flux_journal WHERE ref = 1",
         "UPDATE flux_journal SET position = 2 WHERE ref = 1",
         "UPDATE flux_runs SET status = 'dancing' WHERE ref = 1",
+        "UPDATE flux_runs SET misfits = x'7332' WHERE ref = 1",
         "UPDATE flux_inbox SET payload = CAST(x'ff' AS TEXT) WHERE ref = 1",
     ],
 )
@@ -489,7 +491,7 @@ async def test_a_damaged_run_is_in_no_other_runs_way(storage: SQLiteStorage, pat
     await storage.post("bad", signal())
     sql(path, damage)
     assert len(await storage.find(Query())) == 2
-    claimed = {run.header.run_id: run.error for run in (await storage.claim("w", [VERSION], 5)).runs}
+    claimed = {run.header.run_id: run.error for run in (await storage.claim("w", [CODE], 5)).runs}
     assert claimed["good"] is None
     error = (await loaded(storage, "bad")).error
     assert isinstance(error, UnreadableRun)
@@ -517,12 +519,41 @@ def plan(path: Path, text: str) -> str:
 
 async def test_claims_look_through_the_index_of_claimable_runs(storage: SQLiteStorage, path: Path) -> None:
     """100,000 waiting runs must not be in the way of one that is due."""
-    assert "flux_runs_claimable (workflow=? AND version=? AND priority<?)" in plan(path, queries.LEVEL)
-    due = plan(path, queries.DUE)
-    assert "INDEX flux_runs_claimable (workflow=? AND version=? AND priority=? AND wake_at>? AND wake_at<?)" in due
-    for text in (queries.LEVEL, queries.DUE, queries.NEXT, queries.OLD, queries.UNSEEN):
+    assert "INDEX flux_runs_claimable (workflow=? AND version=? AND priority<?)" in plan(path, queries.LEVEL)
+    assert "INDEX flux_runs_claimable (workflow=? AND version=? AND priority=? AND misfits<?)" in plan(path, queries.BESIDE)
+    found = "INDEX flux_runs_claimable (workflow=? AND version=? AND priority=? AND misfits=? AND wake_at>?"
+    assert f"{found} AND wake_at<?)" in plan(path, queries.DUE)
+    assert f"{found})" in plan(path, queries.NEXT)
+    for text in (queries.LEVEL, queries.BESIDE, queries.DUE, queries.NEXT, queries.OLD, queries.UNSEEN):
         assert "TEMP B-TREE" not in plan(path, text)
         assert "SCAN" not in plan(path, text)
+
+
+async def claim_work(storage: SQLiteStorage) -> int:
+    """Claim one run, and give it back; returns how much SQLite had to do for the claim, in tens of its instructions."""
+    tens: list[None] = []
+    await storage._write(lambda tx: tx.cursor.connection.set_progress_handler(lambda: tens.append(None), 10))
+    claimed = await storage.claim("w", [CODE], 1)
+    await storage._write(lambda tx: tx.cursor.connection.set_progress_handler(None, 0))
+    (run,) = claimed.runs
+    assert (run.header.run_id, claimed.next_at) == ("fits", None)
+    await storage.commit(step(run.header, run.header.position, records=(), wake_at=1, release=True))
+    return len(tens)
+
+
+async def test_runs_that_do_not_fit_cost_a_claim_nothing(storage: SQLiteStorage, path: Path) -> None:
+    """D28: 10,000 of them, more urgent than the one that fits, are passed over as quickly as 10."""
+    many = """
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+        INSERT INTO flux_runs (run_id, workflow, version, shape, status, priority, created_at, updated_at, wake_at, epoch,
+                               position, inbox_seq, seen_seq, input_digest, waiting, blocked, misfits)
+        SELECT ? || i, 'order', '1', 's', 'blocked', i % 2, 1, 1, 1, 1, 1, 0, 0, 'd', '', 'why', 's' FROM n
+    """
+    await storage.create(new_run("fits"))
+    sql(path, many, 10, "few-")
+    few = await claim_work(storage)
+    sql(path, many, 10_000, "many-")
+    assert await claim_work(storage) <= few * 1.1 + 5
 
 
 async def test_a_step_touches_no_index(storage: SQLiteStorage, path: Path) -> None:

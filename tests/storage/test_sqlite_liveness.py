@@ -14,7 +14,7 @@ import pytest
 from flux.storage import StoredRun
 from flux_storage import SQLiteStorage
 
-from .runs import LEASE, VERSION, new_run
+from .runs import CODE, LEASE, new_run
 
 pytestmark = pytest.mark.anyio
 
@@ -63,13 +63,13 @@ async def test_runs_of_a_killed_process_are_taken_at_once(path: Path) -> None:
         await storage.register("heir", LEASE)
         with holder(path) as child:
             assert await storage.take("one", "heir") is None
-            assert (await storage.claim("heir", [VERSION], 5)).runs == []
+            assert (await storage.claim("heir", [CODE], 5)).runs == []
             child.kill()
             child.wait()
             one = await storage.take("one", "heir")
             assert isinstance(one, StoredRun)
             assert (one.header.owner, one.header.epoch) == ("heir", 2)
-            claimed = await storage.claim("heir", [VERSION], 5)
+            claimed = await storage.claim("heir", [CODE], 5)
             assert [run.header.run_id for run in claimed.runs] == ["two"]
         assert not (await storage.renew("doomed", HOUR)).alive
         assert locks(path) == ["heir.lock"]
@@ -82,7 +82,7 @@ async def test_a_claim_alone_finds_the_dead(path: Path) -> None:
         with holder(path) as child:
             child.kill()
             child.wait()
-            claimed = await storage.claim("heir", [VERSION], 5)
+            claimed = await storage.claim("heir", [CODE], 5)
         assert [(run.header.run_id, run.header.epoch) for run in claimed.runs] == [("one", 2), ("two", 2)]
 
 
@@ -93,7 +93,7 @@ async def test_two_storages_of_one_process_do_not_steal(path: Path) -> None:
         await theirs.register("theirs", HOUR)
         await mine.create(new_run("one", owner="mine"))
         assert await theirs.take("one", "theirs") is None
-        assert (await theirs.claim("theirs", [VERSION], 5)).runs == []
+        assert (await theirs.claim("theirs", [CODE], 5)).runs == []
         await mine.unregister("mine")
         assert locks(path) == ["theirs.lock"]
         assert await theirs.take("one", "theirs") is not None

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from . import committing, creating, leasing, moments, posting, reading, sharing, values, workers
+from . import committing, creating, fitting, leasing, moments, posting, reading, reopening, sharing, values, workers
 from .kit import Bench, Check, Damage, HandClock, Make
 
 __all__ = ["CHECKS", "DAMAGED_CHECKS", "SHARED_CHECKS", "Bench", "Damage", "Make", "run_check"]
 
 _ALWAYS: dict[str, Check] = {
-    **creating.CHECKS, **committing.CHECKS, **posting.CHECKS, **leasing.CHECKS, **workers.CHECKS, **reading.CHECKS,
-    **moments.CHECKS, **values.CHECKS,
+    **creating.CHECKS, **committing.CHECKS, **posting.CHECKS, **leasing.CHECKS, **fitting.CHECKS, **reopening.CHECKS,
+    **workers.CHECKS, **reading.CHECKS, **moments.CHECKS, **values.CHECKS,
 }  # fmt: skip
 _ALL: dict[str, Check] = {**_ALWAYS, **sharing.SHARED, **sharing.DAMAGED}
 

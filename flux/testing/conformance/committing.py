@@ -89,9 +89,9 @@ async def whoever_does_not_hold_the_run_writes_nothing(b: Bench) -> None:
         {"owner": "v"}, {"owner": "nobody"}, {"owner": ""}, {"epoch": 0}, {"epoch": 2}, {"position": 0}, {"position": 2}, {"position": 9},
     )  # fmt: skip
     for fields in wrong:
-        for more in ({}, {"records": ()}, {"release": True}):
+        for more in ({}, {"records": ()}, {"release": True}, {"misfits": ("s",)}, {"version": "2", "shape": "t"}):
             await refused(LeaseLost, b.commit(header, **fields, **more))
-    await b.unchanged("r", before)
+            await b.unchanged("r", before)
 
 
 @CHECKS
@@ -168,11 +168,14 @@ async def a_newer_posting_refuses_a_commit_whole(b: Bench) -> None:
     await b.post("r", "b")
     later = b.now
     before = await b.load("r")
-    for fields in ({}, {"records": ()}, {"release": True}, {"status": RunStatus.COMPLETED, "records": (RunCompleted(),)}):
+    for fields in (
+        {}, {"records": ()}, {"release": True}, {"status": RunStatus.COMPLETED, "records": (RunCompleted(),)},
+        {"misfits": ("s",)}, {"version": "2", "shape": "t"},
+    ):  # fmt: skip
         reply = await b.commit(header, **fields)
         equal(reply, Committed(b.now, (posting(1, at, "a"), posting(2, later, "b"))))
         equal(await b.commit(header, inbox_seq=1, **fields), Committed(b.now, (posting(2, later, "b"),)))
-    await b.unchanged("r", before)
+        await b.unchanged("r", before)
     equal(await b.commit(header, inbox_seq=2), Committed(b.now))
     shows(await b.header("r"), position=2, inbox_seq=2)
 

@@ -148,6 +148,6 @@ async def a_workflow_and_version_may_have_any_name(b: Bench) -> None:
         await b.storage.create(new_run(f"r{number}", b.now, workflow=workflow, version=version))
     await b.worker("w")
     for number, name in enumerate(names):
-        found = await b.claim("w", versions=[name])
+        found = await b.claim("w", codes=[(*name, "s")])
         equal([(run.header.run_id, run.header.workflow, run.header.version) for run in found.runs], [(f"r{number}", *name)])
-    equal((await b.claim("w", versions=[FLOW])).runs, [])
+    equal((await b.claim("w", codes=[FLOW])).runs, [])

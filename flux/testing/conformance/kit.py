@@ -12,7 +12,7 @@ from ...clock import Clock
 from ...core.commands import Posting
 from ...core.records import Record, RunCreated, StepCompleted, StepStarted
 from ...core.status import RunStatus
-from ...storage import Claimed, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, StoredRun, Version, WorkflowStorage
+from ...storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, StoredRun, WorkflowStorage
 from ..clock import VirtualClock
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ LEASE = 30_000_000  # microseconds
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 PATIENCE = 30.0  # real seconds after which something that never comes is a failure
-FLOW: Version = ("flow", "1")
+FLOW: Code = ("flow", "1", "s")  # the code that checks run
 
 
 class HandClock(VirtualClock):
@@ -121,13 +121,13 @@ class Bench:
         """Send the signal `go`."""
         return await self.storage.post(run_id, signal("go", signal_id=signal_id), **options)
 
-    async def claim(self, worker: str, limit: int = 100, versions: Collection[Version] = (FLOW,)) -> Claimed:
-        """Claim runs of the workflow that checks use."""
-        return await self.storage.claim(worker, versions, limit)
+    async def claim(self, worker: str, limit: int = 100, codes: Collection[Code] = (FLOW,)) -> Claimed:
+        """Claim runs for these codes."""
+        return await self.storage.claim(worker, codes, limit)
 
-    async def claimed(self, worker: str, limit: int = 100) -> list[str]:
+    async def claimed(self, worker: str, limit: int = 100, codes: Collection[Code] = (FLOW,)) -> list[str]:
         """The ids of what was claimed, in order."""
-        return [run.header.run_id for run in (await self.claim(worker, limit)).runs]
+        return [run.header.run_id for run in (await self.claim(worker, limit, codes)).runs]
 
     async def load(self, run_id: str) -> StoredRun:
         """The run, which must be there."""
@@ -151,7 +151,7 @@ class Bench:
 def new_run(run_id: str, at: int, **fields: Any) -> NewRun:
     """A run to be created at `at`; `fields` are of `NewRun`."""
     values: dict[str, Any] = {
-        "workflow": FLOW[0], "version": FLOW[1], "shape": "s", "input_digest": "d", "at": at,
+        "workflow": FLOW[0], "version": FLOW[1], "shape": FLOW[2], "input_digest": "d", "at": at,
         "records": (created_record(),), "status": RunStatus.PENDING,
     }  # fmt: skip
     return NewRun(run_id, **{**values, **fields})
@@ -159,7 +159,7 @@ def new_run(run_id: str, at: int, **fields: Any) -> NewRun:
 
 def created_record(input: str = "1") -> RunCreated:
     """The first record of a run."""
-    return RunCreated(FLOW[0], FLOW[1], "s", input, {"a": "1", "b": None}, None)
+    return RunCreated(*FLOW, input, {"a": "1", "b": None}, None)
 
 
 def step(name: str = "a", result: str = "1") -> tuple[Record, ...]:

@@ -104,8 +104,8 @@ async def a_claim_takes_only_what_was_asked_for(b: Bench) -> None:
     for run_id, workflow, version in (("a", "flow", "1"), ("b", "flow", "2"), ("c", "other", "1"), ("d", "other", "2")):
         await b.create(run_id, workflow=workflow, version=version)
     await b.worker("w")
-    equal((await b.claim("w", versions=())).runs, [])
-    claimed = await b.claim("w", versions={("flow", "2"), ("other", "1"), ("third", "1")})
+    equal((await b.claim("w", codes=())).runs, [])
+    claimed = await b.claim("w", codes={("flow", "2", "s"), ("other", "1", "s"), ("third", "1", "s")})
     equal(sorted(run.header.run_id for run in claimed.runs), ["b", "c"])
     equal(await b.claimed("w"), ["a"])
     shows(await b.header("d"), owner=None, epoch=0)
@@ -116,7 +116,7 @@ async def a_version_asked_for_twice_is_claimed_once(b: Bench) -> None:
     """Contract 8: one lease a run, however the question is put."""
     await b.create("r")
     await b.worker("w")
-    equal([run.header.epoch for run in (await b.claim("w", versions=[FLOW, FLOW])).runs], [1])
+    equal([run.header.epoch for run in (await b.claim("w", codes=[FLOW, FLOW])).runs], [1])
 
 
 @CHECKS
@@ -159,11 +159,11 @@ async def a_minute_of_waiting_is_worth_a_level(b: Bench) -> None:
 @CHECKS
 async def equally_urgent_runs_go_by_priority(b: Bench) -> None:
     """Contract 9: a waited minute makes up for a level, and no more: of equally urgent runs the higher priority."""
-    await b.create("low", priority=0)
-    await b.create("high", priority=1, delay=MINUTE)
+    await b.create("a-low", priority=0)
+    await b.create("b-high", priority=1, delay=MINUTE)
     await b.clock.advance(60)
     await b.worker("w")
-    equal(await b.claimed("w"), ["high", "low"])
+    equal(await b.claimed("w"), ["b-high", "a-low"])
 
 
 @CHECKS
@@ -179,7 +179,7 @@ async def next_at_is_the_earliest_of_what_was_asked_for(b: Bench) -> None:
     await b.parked("e", wake_at=None)
     await b.held("f", "v", wake_at=now + SECOND)
     equal((await b.claim("w")).next_at, now + 20 * SECOND)
-    equal((await b.claim("w", versions=[FLOW, ("flow", "2")])).next_at, now + 10 * SECOND)
+    equal((await b.claim("w", codes=[FLOW, ("flow", "2", "s")])).next_at, now + 10 * SECOND)
 
 
 @CHECKS

@@ -66,7 +66,7 @@ async def changed_wakes_when_a_dead_worker_is_condemned(b: Bench) -> None:
     await b.held("r")
     await b.clock.advance(LEASE / SECOND)
     await b.worker("v")
-    await _wakes(b, "condemned", lambda: b.claim("v", versions=()))
+    await _wakes(b, "condemned", lambda: b.claim("v", codes=()))
 
 
 @CHECKS

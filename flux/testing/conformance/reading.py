@@ -164,7 +164,7 @@ async def a_deleted_run_leaves_no_trace_in_the_queue(b: Bench) -> None:
     await b.create("r", version="2")
     claimed = await b.claim("w")
     equal((claimed.runs, claimed.next_at), ([], None))
-    equal([run.header.run_id for run in (await b.claim("w", versions=[("flow", "2")])).runs], ["r"])
+    equal([run.header.run_id for run in (await b.claim("w", codes=[("flow", "2", "s")])).runs], ["r"])
 
 
 @CHECKS

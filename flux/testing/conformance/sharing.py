@@ -7,7 +7,7 @@ import asyncio
 from ...core.status import RunStatus
 from ...errors import LeaseLost, UnreadableRun
 from ...storage import Query
-from .kit import LEASE, SECOND, Bench, Checks, commit_of, equal, patiently, refused, shows, true, turns
+from .kit import FLOW, LEASE, SECOND, Bench, Checks, commit_of, equal, patiently, refused, shows, true, turns
 
 SHARED = Checks()
 DAMAGED = Checks()
@@ -58,7 +58,7 @@ async def claims_through_two_storages_share_no_run(b: Bench) -> None:
     await b.worker("w")
     await b.worker("v")
     claims = await asyncio.gather(
-        *(storage.claim(worker, [("flow", "1")], 5) for _ in range(4) for storage, worker in ((b.storage, "w"), (other, "v")))
+        *(storage.claim(worker, [FLOW], 5) for _ in range(4) for storage, worker in ((b.storage, "w"), (other, "v")))
     )
     ids = [run.header.run_id for claimed in claims for run in claimed.runs]
     equal((len(ids), len(set(ids))), (30, 30))
@@ -83,7 +83,7 @@ async def a_worker_is_condemned_from_another_storage(b: Bench) -> None:
     header = await b.held("r")
     await b.clock.advance(LEASE / SECOND)
     await other.register("v", LEASE)
-    equal([run.header.run_id for run in (await other.claim("v", [("flow", "1")], 9)).runs], ["r"])
+    equal([run.header.run_id for run in (await other.claim("v", [FLOW], 9)).runs], ["r"])
     equal((await b.storage.renew("w", LEASE)).alive, False)
     await refused(LeaseLost, b.commit(header))
 

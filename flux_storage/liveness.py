@@ -1,4 +1,4 @@
-"""Whether a worker's process is still there: each worker keeps a file beside the database locked (D14).
+"""Whether a worker's process is still there: each worker keeps a file of its machine locked (D14).
 
 The operating system drops the lock when the process ends, however it ends. A lock that can be taken proves that its worker
 is gone; a file that is missing or cannot be opened proves nothing, and the lease decides.
@@ -26,13 +26,13 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-_log = logging.getLogger("flux.storage.sqlite")
+_log = logging.getLogger("flux.storage")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
 
 
 class WorkerLocks:
-    """The lock files of one database, and those of them that this storage holds. `directory` None: there are none."""
+    """The lock files of one database on this machine, and those that this storage holds. `directory` None: there are none."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
