@@ -1,4 +1,4 @@
-"""Where flux keeps runs: `MemoryStorage` for tests and trials, `SQLiteStorage` for one machine.
+"""Where flux keeps runs: `MemoryStorage` for tests and trials, `SQLiteStorage` for one machine, `PostgresStorage` for many.
 
 An adapter is imported when it is first asked for, so that what one of them needs is no burden for the others.
 """
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .memory import MemoryStorage
+    from .postgres import PostgresStorage
     from .sqlite import SQLiteStorage
 
-__all__ = ["MemoryStorage", "SQLiteStorage"]
+__all__ = ["MemoryStorage", "PostgresStorage", "SQLiteStorage"]
 
-_HOMES = {"MemoryStorage": "memory", "SQLiteStorage": "sqlite"}
-_EXTRAS = {"aiosqlite": "sqlite"}  # a missing package -> the extra that brings it
+_HOMES = {"MemoryStorage": "memory", "PostgresStorage": "postgres", "SQLiteStorage": "sqlite"}
+_EXTRAS = {"aiosqlite": "sqlite", "asyncpg": "postgres"}  # a missing package -> the extra that brings it
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from .postgres import Server, running_server
 
 settings.register_profile("quick", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -16,3 +20,17 @@ settings.load_profile(os.environ.get("FLUX_TEST_PROFILE", "quick"))
 def anyio_backend() -> str:
     """The event loop of the engine's tests."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Server]:
+    """A PostgreSQL server for all tests of this session."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(database: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The same, and a temporary folder of the test's own for the lock files of workers."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return database

@@ -1,0 +1,278 @@
+"""Writing runs: creating, committing, posting, forgetting. Each is one statement in the ordinary case (contract 1)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from flux.core.commands import Posting
+from flux.core.status import TERMINAL
+from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound, StorageUnavailable
+from flux.journal import FORMAT
+from flux.storage import Commit, Committed, Created, Header, NewPosting, NewRun
+
+from .line import Member
+from .link import ANSWERING, Connection
+from .rows import HEADER, header_of, pack_names, pack_shapes, posting_of
+
+if TYPE_CHECKING:
+    from .opened import Opened
+
+Texts: TypeAlias = tuple[str, str]  # control and payload of a row
+NewWritten: TypeAlias = tuple[NewRun, Texts]
+Written: TypeAlias = tuple[Commit, Texts | None]  # None: a commit without records
+
+ENDED = frozenset(status.value for status in TERMINAL)
+TRIES = 20  # of a statement that found that others had been there
+
+
+def new_mark() -> int:
+    """A number for one call."""
+    return secrets.randbits(62)
+
+
+# --- creating
+
+
+async def create_all(o: Opened, batch: list[Member[NewWritten]]) -> None:
+    """Make runs once each (contract 2)."""
+    left = {new_mark(): member for member in batch}
+    for _ in range(TRIES):
+        now, made = await _create(o, left)
+        for mark, (ref, wake_at) in made.items():
+            member = left.pop(mark)
+            member.value = Created(_fresh_header(member.request[0], ref, wake_at), True, now)
+        if left:
+            await _look_for(o, left, now)
+        if not left:
+            return
+    raise StorageUnavailable(f"{o.link.where}: runs came and went while others of their names were made")
+
+
+async def _create(o: Opened, left: dict[int, Member[NewWritten]]) -> tuple[int, dict[int, tuple[int, int]]]:
+    """The time, and what was made: mark -> (ref, wake_at)."""
+    runs = [member.request[0] for member in left.values()]
+    texts = [member.request[1] for member in left.values()]
+    try:
+        rows = await o.express.rows(
+            o.sql.create, o.earliest(), o.token, FORMAT, list(left),
+            [run.run_id for run in runs], [run.workflow for run in runs], [run.version for run in runs], [run.shape for run in runs],
+            [run.status.value for run in runs], [run.priority for run in runs], [run.at for run in runs], [run.wake_at for run in runs],
+            [run.delay for run in runs], [run.owner for run in runs], [run.input_digest for run in runs],
+            [run.idempotency_key for run in runs], [pack_names(run.waiting) for run in runs],
+            [control for control, _ in texts], [payload for _, payload in texts],
+        )  # fmt: skip
+    finally:
+        if any(run.owner is None for run in runs):
+            o.changes.own()
+    return o.saw(rows[0][0]), {row[1]: (row[2], row[3]) for row in rows if row[1] is not None}
+
+
+async def _look_for(o: Opened, left: dict[int, Member[NewWritten]], now: int) -> None:
+    """Answer those whose run is there, perhaps made by this very call, and those whose owner is dead."""
+    runs = [member.request[0] for member in left.values()]
+    rows = await o.express.rows(
+        o.sql.existing, [run.run_id for run in runs], [run.workflow for run in runs], [run.idempotency_key for run in runs],
+        [run.owner for run in runs],
+    )  # fmt: skip
+    marks = list(left)
+    for row in rows:
+        mark, live, columns = marks[row[0] - 1], row[1], row[2:]
+        if columns[0] is not None:
+            left.pop(mark).value = Created(header_of(columns), columns[HEADER] == mark, now)
+        elif not live:
+            member = left.pop(mark)
+            member.error = LeaseLost(f"worker {member.request[0].owner!r} is not registered, or was condemned")
+
+
+def _fresh_header(run: NewRun, ref: int, wake_at: int) -> Header:
+    return Header(
+        run.run_id, ref, run.workflow, run.version, run.shape, run.status, run.priority, run.at, run.at, None, wake_at, run.owner,
+        0 if run.owner is None else 1, 1, 0, run.input_digest, run.idempotency_key, tuple(run.waiting),
+    )  # fmt: skip
+
+
+# --- committing
+
+
+async def commit_all(o: Opened, batch: list[Member[Written]]) -> None:
+    """Steps forward of several runs, each with its own outcome (contract 3, I47)."""
+    left = batch
+    for _ in range(TRIES):
+        now, done = await _commit(o, left)
+        for number in done:
+            left[number - 1].value = Committed(now)
+        if len(done) == len(left):
+            return
+        written = frozenset(done)
+        left = await _explain(o, [member for number, member in enumerate(left, start=1) if number not in written], now)
+        if not left:
+            return
+    raise StorageUnavailable(f"{o.link.where}: runs changed again and again while they were committed")
+
+
+async def _commit(o: Opened, left: list[Member[Written]]) -> tuple[int, list[int]]:
+    """The time, and which of them were written, counted from 1."""
+    rows = [_columns(*member.request) for member in left]
+    one = len(rows) == 1
+    said: Iterable[Any] = rows[0] if one else map(list, zip(*rows, strict=True))
+    consumed = [(number, seq) for number, member in enumerate(left, start=1) for seq in member.request[0].consumed]
+    more = ([number for number, _ in consumed], [seq for _, seq in consumed]) if consumed else ()
+    loud = any(member.request[0].release or member.request[0].ended for member in left)
+    try:
+        row = await o.express.row(o.sql.commit[one, bool(consumed), loud], o.earliest(), o.token, FORMAT, *said, *more)
+    finally:
+        if loud:
+            o.changes.own()
+    return o.saw(row[0]), row[1]
+
+
+def _columns(c: Commit, texts: Texts | None) -> tuple[Any, ...]:
+    """What a commit says, as the statement is told."""
+    return (
+        c.ref, c.run_id, c.owner, c.epoch, c.position, c.inbox_seq, c.at, *(texts or (None, None)), c.status.value, c.wake_at,
+        pack_names(c.waiting), c.blocked, pack_shapes(c.misfits), c.release, c.version, c.shape,
+    )  # fmt: skip
+
+
+async def _explain(o: Opened, left: list[Member[Written]], now: int) -> list[Member[Written]]:
+    """Why nothing was written: it was written before, the lease is lost, or there are newer postings. Returns those that nothing
+    speaks against any more."""
+    commits = [member.request[0] for member in left]
+    rows = await o.express.rows(
+        o.sql.stand, [c.ref for c in commits], [c.run_id for c in commits], [c.owner for c in commits], [c.epoch for c in commits],
+        [c.position for c in commits], [c.at for c in commits],
+    )  # fmt: skip
+    undecided: list[Member[Written]] = []
+    newer: list[Member[Written]] = []
+    for row in rows:
+        member = left[row["n"] - 1]
+        commit, texts = member.request
+        error = _refusal(commit, row)
+        if texts is not None and texts == (row["control"], row["payload"]):
+            member.value = Committed(now)
+        elif error is not None:
+            member.error = error
+        else:
+            (newer if row["inbox_seq"] > commit.inbox_seq else undecided).append(member)
+    if newer:
+        await _tell(o, newer, now)
+    return undecided
+
+
+def _refusal(commit: Commit, row: Any) -> Exception | None:
+    position, inbox_seq = row["position"], row["inbox_seq"]
+    if row["ref"] is None:
+        return RunNotFound(f"run {commit.run_id!r} was deleted")
+    if row["owner"] != commit.owner or row["epoch"] != commit.epoch or not row["live"]:
+        return LeaseLost(f"run {commit.run_id!r} is held by another worker")
+    if position != commit.position:
+        return LeaseLost(f"run {commit.run_id!r} stands at {position}, not at {commit.position}")
+    if inbox_seq < commit.inbox_seq:
+        return LeaseLost(f"run {commit.run_id!r} has had {inbox_seq} postings, not {commit.inbox_seq}")
+    return None
+
+
+async def _tell(o: Opened, members: list[Member[Written]], now: int) -> None:
+    """Reply with the postings that the holders have not seen (D12)."""
+    commits = [member.request[0] for member in members]
+    rows = await o.express.rows(o.sql.newer, [c.ref for c in commits], [c.inbox_seq for c in commits])
+    found: dict[int, list[Posting]] = {}
+    for row in rows:
+        found.setdefault(row[0], []).append(posting_of(row[1:]))
+    for number, member in enumerate(members, start=1):
+        member.value = Committed(now, tuple(found.get(number, ())))
+
+
+# --- posting
+
+
+async def post(o: Opened, run_id: str, posting: NewPosting, workflow: str | None) -> tuple[Header, int, bool, int]:
+    """Accept a posting: the head, its number, whether it is new (which is the caller's to tell those who wait), and the time.
+
+    Raises RunNotFound, RunFinished, InboxFull.
+    """
+    mark = new_mark()
+    said = (run_id, workflow, posting.kind, posting.name, posting.payload, posting.signal_id, posting.limit, mark)
+
+    async def work(connection: Connection, again: bool) -> Any:
+        if again and (seq := await connection.fetchval(o.sql.posted, run_id, mark, timeout=ANSWERING)) is not None:
+            return seq, await connection.fetchrow(o.sql.read_header, run_id, timeout=ANSWERING)
+        return None, await _keep(o, connection, said)
+
+    try:
+        seq, row = await o.link.perform(work)
+    except StorageUnavailable:
+        o.changes.own()  # it may have been accepted
+        raise
+    if row is None:
+        raise RunNotFound(f"no run {run_id!r} in this storage")
+    header = header_of(row)
+    if seq is None and row["what"] != "new":
+        _demand(row["what"], header, workflow)
+        return header, row["seq"], False, o.saw(row["now"])
+    return (header, header.inbox_seq, True, o.saw(row["now"])) if seq is None else (header, seq, True, o.earliest())
+
+
+async def _keep(o: Opened, connection: Connection, said: tuple[Any, ...]) -> Any:
+    """The head of the run and what became of the posting; None where there is no such run."""
+    try:
+        row = await connection.fetchrow(o.sql.post, o.earliest(), o.token, *said, timeout=ANSWERING)
+        if row is None or row["what"] != "stale":
+            return row
+    except asyncpg.UniqueViolationError:
+        pass  # the same signal, accepted from somebody else since this statement began
+    async with connection.transaction():  # in two steps: first the lock, and what is read after it is as new as can be
+        await connection.execute(o.sql.lock_run, said[0], timeout=ANSWERING)
+        return await connection.fetchrow(o.sql.post, o.earliest(), o.token, *said, timeout=ANSWERING)
+
+
+def _demand(what: str, header: Header, workflow: str | None) -> None:
+    run_id = header.run_id
+    if what == "other":
+        raise RunNotFound(f"run {run_id!r} is of workflow {header.workflow!r}, not {workflow!r}")
+    if what == "ended":
+        raise RunFinished(f"run {run_id!r} has ended: it is {header.status.value}")
+    if what == "full":
+        raise InboxFull(f"run {run_id!r} has its limit of signals that nothing has taken yet")
+
+
+# --- forgetting
+
+
+async def delete(o: Opened, run_id: str) -> None:
+    """Forget an ended run. Raises RunNotFound, RunNotFinished."""
+
+    async def work(connection: Connection, again: bool) -> None:
+        async with connection.transaction():
+            row = await connection.fetchrow(o.sql.ended_run, run_id, timeout=ANSWERING)
+            if row is None:
+                if again:
+                    return  # an earlier try has deleted it
+                raise RunNotFound(f"no run {run_id!r} in this storage")
+            if row[1] not in ENDED:
+                raise RunNotFinished(f"run {run_id!r} is {row[1]}: cancel it first")
+            await _forget(o, connection, [row[0]])
+
+    await o.link.perform(work)
+
+
+async def purge(o: Opened, finished_for: int, limit: int) -> int:
+    """Forget runs that ended long ago, the oldest first."""
+
+    async def work(connection: Connection, _: bool) -> int:
+        async with connection.transaction():
+            rows = await connection.fetch(o.sql.old, o.earliest(), finished_for, max(limit, 0), timeout=ANSWERING)
+            await _forget(o, connection, [row[0] for row in rows])
+            return len(rows)
+
+    return await o.link.perform(work)
+
+
+async def _forget(o: Opened, connection: Connection, refs: Iterable[int]) -> None:
+    gone = list(refs)
+    for text in o.sql.delete:
+        await connection.execute(text, gone, timeout=ANSWERING)

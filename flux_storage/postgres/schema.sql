@@ -1,0 +1,91 @@
+-- flux on PostgreSQL, schema version 1. Everything here belongs to flux; the migration has set the search path to its schema.
+-- Instants are bigint microseconds UTC. Texts that are compared or sorted are so by their bytes, as everywhere in flux.
+
+-- The head of each run (D12). No step of a running run changes an indexed column, so that its update can stay on the page
+-- (HOT): that is what the room on each page is for, and why `due_at` is empty as long as somebody holds the run.
+-- `seen_seq` is the newest posting its holder has stated (D13). `mark` is the number of the call that made or leased the run:
+-- a call whose answer was lost finds by it what it has done (I45).
+CREATE TABLE runs (
+    ref bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- never given out again: a deleted run's holder must not write to another run
+    run_id text COLLATE "C" NOT NULL UNIQUE,
+    workflow text COLLATE "C" NOT NULL,
+    version text COLLATE "C" NOT NULL,
+    shape text COLLATE "C" NOT NULL,
+    status text COLLATE "C" NOT NULL,
+    priority bigint NOT NULL,
+    created_at bigint NOT NULL,
+    updated_at bigint NOT NULL,
+    ended_at bigint,
+    wake_at bigint,
+    owner text COLLATE "C",
+    epoch bigint NOT NULL,
+    position bigint NOT NULL,
+    inbox_seq bigint NOT NULL,
+    seen_seq bigint NOT NULL,
+    input_digest text COLLATE "C" NOT NULL,
+    idempotency_key text COLLATE "C",
+    waiting text COLLATE "C" NOT NULL,
+    blocked text COLLATE "C" NOT NULL,
+    misfits text COLLATE "C" NOT NULL,
+    mark bigint NOT NULL,
+    due_at bigint GENERATED ALWAYS AS (CASE WHEN owner IS NULL THEN wake_at END) STORED,
+    unfit text COLLATE "C" GENERATED ALWAYS AS (CASE WHEN misfits = '' THEN '' ELSE md5(misfits) END) STORED -- short enough for an index
+) WITH (fillfactor = 70);
+
+-- What a claim looks through: only runs that nobody holds and that time can wake.
+CREATE INDEX runs_claimable ON runs (workflow, version, priority, unfit, due_at, run_id) WHERE due_at IS NOT NULL;
+-- What a worker holds: for its heartbeat, and to free it all.
+CREATE INDEX runs_owned ON runs (owner) WHERE owner IS NOT NULL;
+-- Lists, newest first.
+CREATE INDEX runs_created ON runs (created_at, run_id);
+CREATE INDEX runs_workflow ON runs (workflow, created_at, run_id);
+CREATE INDEX runs_status ON runs (status, created_at, run_id);
+-- What a purge looks through.
+CREATE INDEX runs_ended ON runs (ended_at, ref) WHERE ended_at IS NOT NULL;
+-- One run per workflow and idempotency key (S2.4).
+CREATE UNIQUE INDEX runs_key ON runs (workflow, idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- One row a commit, only ever appended (I1, D20).
+CREATE TABLE journal (
+    ref bigint NOT NULL,
+    position bigint NOT NULL,
+    epoch bigint NOT NULL,
+    at bigint NOT NULL,
+    format bigint NOT NULL,
+    control text COLLATE "C" NOT NULL,
+    payload text COLLATE "C" NOT NULL,
+    PRIMARY KEY (ref, position)
+);
+
+-- Signals and cancels; `taken` is the position of the commit that consumed it, `mark` the number of the call that posted it.
+CREATE TABLE inbox (
+    ref bigint NOT NULL,
+    seq bigint NOT NULL,
+    kind text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    payload text COLLATE "C" NOT NULL,
+    signal_id text COLLATE "C",
+    at bigint NOT NULL,
+    taken bigint,
+    mark bigint NOT NULL,
+    pending bigint GENERATED ALWAYS AS (CASE WHEN taken IS NULL THEN ref END) STORED,
+    PRIMARY KEY (ref, seq)
+);
+CREATE UNIQUE INDEX inbox_signal ON inbox (ref, signal_id) WHERE signal_id IS NOT NULL;
+CREATE INDEX inbox_pending ON inbox (pending, seq) WHERE pending IS NOT NULL;
+
+-- One row a worker. `state` is 0 while it lives, 1 once it is condemned and may still stand in runs, 2 when it does not.
+-- `beacon` is the key of the advisory lock that its session holds while its connection lasts; once that was found free, the
+-- worker has until `doubt_until` to show that it lives (D14). `host` and `lock` say where its process keeps which file locked.
+CREATE TABLE workers (
+    nonce text COLLATE "C" PRIMARY KEY,
+    expires_at bigint NOT NULL,
+    lease bigint NOT NULL,
+    beacon bigint,
+    doubt_until bigint,
+    host text COLLATE "C",
+    lock text COLLATE "C",
+    state smallint NOT NULL,
+    condemned_at bigint
+) WITH (fillfactor = 50);
+CREATE INDEX workers_present ON workers (nonce) WHERE state < 2;

@@ -1,0 +1,240 @@
+"""`PostgresStorage`: the verbs of `flux.storage.WorkflowStorage` on a PostgreSQL database.
+
+ways     link.py: connections, and calls that outlive one     line.py: group commit
+verbs    runs.py, leases.py: what is written                   rows.py: rows as values
+beside   beacon.py: heartbeats, in a thread of their own       changes.py: what `changed` waits for
+         schema.py, schema.sql, queries.py: the tables, and every SQL text
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Collection
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from flux.clock import Clock
+from flux.core.status import RunStatus
+from flux.errors import InvalidArgument, StorageMisused
+from flux.journal import encode_row
+from flux.names import check_identifier
+from flux.storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun
+
+from . import leases, runs
+from .link import CONNECTIONS, EXPRESS, Borrowed, Connect, Own, Source, connector, connector_like
+from .opened import Opened
+from .rows import header_of, row_of, stored_of
+
+__all__ = ["PostgresStorage"]
+
+SCHEMA = "flux"
+_SCHEMES = ("postgresql", "postgres")
+_OPTION = "flux_schema"
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(:[0-9]{1,5})?")
+_LATEST = (1 << 63) - 1
+
+
+class PostgresStorage:
+    """A `WorkflowStorage` in a PostgreSQL database, for the workers of many machines.
+
+    `url` is as for asyncpg. With `pool`, an `asyncpg.Pool` of the caller's, ordinary work is done on connections of that pool;
+    heartbeats and notifications need one each beside it, and connect as the pool does unless `url` says how. All tables
+    are in `schema`, which is made when it is not there, and which is flux's alone. Durability is the server's: flux leaves
+    `synchronous_commit` as it is. Time is the server's too, unless a `clock` is given.
+    """
+
+    def __init__(self, url: str | None = None, *, pool: Any = None, schema: str = SCHEMA, clock: Clock | None = None) -> None:
+        if url is None and pool is None:
+            raise InvalidArgument("expected the URL of a database, such as 'postgresql://host/name', or a pool=")
+        self._url = None if url is None else _check_url(url)
+        self._pool = pool
+        self.schema = check_identifier(schema, "schema")
+        self.clock = clock
+        self._open: Opened | None = None
+        self._users = 0
+        self._turn = asyncio.Lock()  # of opening and closing
+
+    @classmethod
+    def from_url(cls, url: str) -> PostgresStorage:
+        """From `postgresql://user@host/database`, perhaps with `?flux_schema=name` among its options. Raises InvalidArgument."""
+        parts = urlsplit(_check_url(url))
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        schemas = [value for name, value in options if name == _OPTION]
+        if len(schemas) > 1:
+            raise InvalidArgument(f"{_OPTION} is given {len(schemas)} times in the URL: expected once")
+        rest = urlencode([(name, value) for name, value in options if name != _OPTION])
+        return cls(urlunsplit(parts._replace(query=rest)), schema=schemas[0] if schemas else SCHEMA)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._where()!r}, schema={self.schema!r})"
+
+    def _where(self) -> str:
+        """The database without its passwords."""
+        if self._url is None:
+            return "pool"
+        parts = urlsplit(self._url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    # --- opening and closing
+
+    async def __aenter__(self) -> PostgresStorage:
+        """Connect, and migrate the schema; several users share one opened storage. Raises StorageTooNew, StorageMisused,
+        StorageUnavailable."""
+        async with self._turn:
+            if self._open is None:
+                connect = connector(self._url) if self._url is not None else connector_like(self._pool)
+                source, express = self._sources(connect)
+                opened = Opened(connect, source, express, f"{self._where()}, schema {self.schema}", self.schema, self.clock)
+                await opened.open()
+                self._open = opened
+            self._users += 1
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Finish what was begun, and close, when this was the last user."""
+        async with self._turn:
+            self._users -= 1
+            if self._users == 0 and self._open is not None:
+                current, self._open = self._open, None
+                try:
+                    await current.close()
+                finally:
+                    self._turn = asyncio.Lock()  # the next user may come from another event loop
+
+    def _sources(self, connect: Connect) -> tuple[Source, Source]:
+        if self._pool is None:
+            return Own(connect, CONNECTIONS), Own(connect, EXPRESS)
+        borrowed = Borrowed(self._pool)
+        return borrowed, borrowed
+
+    def _parts(self) -> Opened:
+        if self._open is None:
+            raise StorageMisused(f"{self!r} is not open: use it inside 'async with'")
+        return self._open
+
+    # --- time
+
+    async def now(self) -> int:
+        """The server's time, or the last answer where that is later (D16)."""
+        o = self._parts()
+        return o.saw((await o.own(o.link.row(o.sql.now, o.earliest())))[0])
+
+    async def changed(self, since: int, timeout: float) -> int:
+        """The count of changes that others may wait for: at once when it is not `since`, else with the next or the timeout."""
+        return await self._parts().changes.wait(since, timeout)
+
+    # --- runs
+
+    async def create(self, run: NewRun) -> Created:
+        """Make a run, or find the one that is there. Raises LeaseLost when `owner` is not live."""
+        o = self._parts()
+        if asyncio.get_running_loop() is not o.loop:
+            return await o.own(self.create(run))
+        texts = encode_row(run.records)
+        created: Created = await o.creates.submit((run, texts), sum(map(len, texts)))
+        return created
+
+    async def commit(self, commit: Commit) -> Committed:
+        """One step forward of a run. Raises LeaseLost, RunNotFound."""
+        o = self._parts()
+        if asyncio.get_running_loop() is not o.loop:
+            return await o.own(self.commit(commit))
+        texts = encode_row(commit.records) if commit.records else None
+        committed: Committed = await o.commits.submit((commit, texts), sum(map(len, texts or ())))
+        return committed
+
+    async def post(self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None) -> Posted:
+        """Accept a signal or a cancel. Raises RunNotFound, RunFinished, InboxFull."""
+        o = self._parts()
+        return await o.own(_post(o, run_id, posting, workflow, taker))
+
+    async def load(self, run_id: str) -> StoredRun | None:
+        """The whole run, from one snapshot."""
+        o = self._parts()
+        row = await o.own(o.link.row(o.sql.load, run_id))
+        return None if row is None else stored_of(row)
+
+    async def read_header(self, run_id: str) -> Header | None:
+        """The head of the run."""
+        o = self._parts()
+        row = await o.own(o.link.row(o.sql.read_header, run_id))
+        return None if row is None else header_of(row)
+
+    async def read_journal(self, run_id: str, after: int = 0, limit: int = 500) -> list[Row]:
+        """Rows behind position `after`. Raises UnreadableRun."""
+        o = self._parts()
+        rows = await o.own(o.link.rows(o.sql.journal, run_id, after, max(limit, 0)))
+        return [row_of(run_id, row) for row in rows]
+
+    async def find(self, query: Query) -> list[Header]:
+        """A page of runs, newest first."""
+        o = self._parts()
+        at, run_id = query.before or (_LATEST, "")
+        page: tuple[Any, ...] = (at, run_id, query.version, max(query.limit, 0))
+        statuses = sorted({RunStatus(status).value for status in query.statuses})
+        if statuses:
+            rows = await o.own(o.link.rows(o.sql.find_statuses, *page, query.workflow, statuses))
+        elif query.workflow is not None:
+            rows = await o.own(o.link.rows(o.sql.find_workflow, *page, query.workflow))
+        else:
+            rows = await o.own(o.link.rows(o.sql.find, *page))
+        return [header_of(row) for row in rows]
+
+    async def delete(self, run_id: str) -> None:
+        """Forget an ended run and all its rows. Raises RunNotFound, RunNotFinished."""
+        o = self._parts()
+        await o.own(runs.delete(o, run_id))
+
+    async def purge(self, finished_for: int, limit: int) -> int:
+        """Forget up to `limit` runs that ended at least `finished_for` microseconds ago."""
+        o = self._parts()
+        return await o.own(runs.purge(o, finished_for, limit))
+
+    # --- leases
+
+    async def take(self, run_id: str, worker: str, *, blocked: bool = False, ended: bool = False) -> StoredRun | None:
+        """Lease this run if nothing live holds it. Raises RunNotFound, LeaseLost."""
+        o = self._parts()
+        return await o.own(leases.take(o, run_id, worker, blocked, ended))
+
+    async def claim(self, worker: str, codes: Collection[Code], limit: int) -> Claimed:
+        """Lease up to `limit` due runs. Raises LeaseLost."""
+        o = self._parts()
+        return await o.own(leases.claim(o, worker, tuple(codes), limit))
+
+    async def register(self, worker: str, lease: int) -> int:
+        """Make a worker, alive for `lease` microseconds."""
+        o = self._parts()
+        return await o.own(leases.register(o, worker, lease))
+
+    async def renew(self, worker: str, lease: int) -> Renewal:
+        """Alive for `lease` microseconds more; from any event loop."""
+        return await leases.renew(self._parts(), worker, lease)
+
+    async def unregister(self, worker: str) -> None:
+        """The worker is gone, and what it held is free."""
+        o = self._parts()
+        await o.own(leases.unregister(o, worker))
+
+
+async def _post(o: Opened, run_id: str, posting: NewPosting, workflow: str | None, taker: str | None) -> Posted:
+    header, seq, fresh, now = await runs.post(o, run_id, posting, workflow)
+    try:
+        run = None if taker is None else await leases.seize(o, run_id, taker)
+    finally:
+        if fresh:
+            o.changes.own()  # only now: no worker of this storage is to be quicker than the poster
+    return Posted(header if run is None else run.header.copy(), seq, fresh, now, run)
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    if parts.scheme not in _SCHEMES or parts.fragment or "\0" in url or not all(map(_HOST.fullmatch, hosts)):
+        raise InvalidArgument("the URL is refused: expected postgresql://user@host/database")
+    return url

@@ -1,0 +1,42 @@
+"""PostgreSQL against the contract of flux.storage: every check of the public suite."""
+
+from __future__ import annotations
+
+import pytest
+
+from flux.testing.conformance import CHECKS, DAMAGED_CHECKS, SHARED_CHECKS, Make, run_check
+from flux_storage import PostgresStorage
+
+from ..postgres import Server, fresh_schema
+
+pytestmark = pytest.mark.anyio
+
+
+def storage_of(server: Server, schema: str) -> Make:
+    return lambda clock: PostgresStorage(server.url(), schema=schema, clock=clock)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+async def test_contract(name: str, server: Server) -> None:
+    """I42, contract 1 to 16: what holds for one storage holds for all."""
+    await run_check(name, storage_of(server, fresh_schema()))
+
+
+@pytest.mark.parametrize("name", SHARED_CHECKS)
+async def test_contract_of_shared_data(name: str, server: Server) -> None:
+    """Contract 1, I48: one schema, opened twice and again."""
+    make = storage_of(server, fresh_schema())
+    await run_check(name, make, again=make)
+
+
+@pytest.mark.parametrize("name", DAMAGED_CHECKS)
+@pytest.mark.parametrize("change", ["control = '[['", "payload = 'x' || payload", "format = 999"])
+async def test_contract_of_damaged_rows(name: str, change: str, server: Server) -> None:
+    """S15.2, contract 14: whatever it is about the row that cannot be read."""
+    schema = fresh_schema()
+
+    def damage(run_id: str) -> None:
+        text = f"UPDATE {schema}.journal SET {change} WHERE ref = (SELECT ref FROM {schema}.runs WHERE run_id = $1)"
+        server.run(text, run_id)
+
+    await run_check(name, storage_of(server, schema), damage=damage)
