@@ -6,7 +6,7 @@ Where things are, from the outside in:
     engine/         FluxEngine: drives runs. Read driver.py: perform, commit, go on
     context.py      what a handler sees: ctx.data, ctx.results, ctx.input
     core/           the pure machine: decide, evolve, outstanding. Read machine.py; it needs nothing of the rest
-    storage.py      the seam to storages, as numbered sentences; flux_storage/ has memory and SQLite
+    storage.py      the seam to storages, as numbered sentences; flux_storage/ has memory, SQLite and PostgreSQL
     codec.py        values as text; journal.py: records as rows; failures.py: exceptions as values
     testing/        a virtual clock and the storage conformance suite
     errors.py       every error, drawn as a tree
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from .context import Context
     from .core.retry import Retry
     from .core.status import RunStatus, StepStatus
+    from .engine.doctor import Finding, Report
     from .engine.engine import FluxEngine, run
     from .engine.handle import RunHandle
     from .engine.hooks import Event, Hooks
-    from .engine.view import Compensation, HistoryLine, Page, Progress, RunResult, RunSummary
+    from .engine.trace import TraceFile
+    from .engine.view import Compensation, HistoryLine, Page, Progress, Reopening, Resolution, RunResult, RunSummary
     from .engine.worker import Worker
     from .errors import (
+        CompensationFailed,
         DeadlineExceeded,
         DefinitionChanged,
         EngineClosed,
         FluxError,
+        HandlerStuck,
         InboxFull,
         InvalidArgument,
         InvalidInput,
@@ -39,11 +43,14 @@ if TYPE_CHECKING:
         LeaseLost,
         NonRetryable,
         NotStorable,
+        PastPivot,
+        ReplayFailed,
         RetryAfter,
         RunCancelled,
         RunConflict,
         RunFailed,
         RunFinished,
+        RunNotBlocked,
         RunNotFinished,
         RunNotFound,
         StepError,
@@ -58,20 +65,80 @@ if TYPE_CHECKING:
         WaitTimeout,
         WorkerCrashed,
     )
+    from .secret import Secret
     from .storage import WorkflowStorage
-    from .waiting import WaitFor, wait
+    from .waiting import NOT_DONE, WaitFor, wait
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
-    "Branch", "Codec", "Compensation", "Context", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "Event", "FluxEngine",
-    "FluxError", "HistoryLine", "Hooks", "InboxFull", "InvalidArgument", "InvalidInput", "InvalidPayload",
-    "InvalidWorkflow", "JsonCodec", "LeaseLost", "NonRetryable", "NotStorable", "Page", "Progress", "Retry", "RetryAfter",
-    "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunHandle", "RunNotFinished",
-    "RunNotFound", "RunResult", "RunStatus", "RunSummary", "StepError", "StepStatus", "StepTimeout",
-    "StorageMisused", "StorageTooNew", "StorageUnavailable", "UnknownOutcome", "UnknownSignal", "UnknownWorkflow",
-    "UnreadableRun", "WaitFor", "WaitTimeout", "Worker", "WorkerCrashed", "Workflow", "WorkflowStorage",
-    "branch", "create_workflow", "run", "wait",
+    "NOT_DONE",
+    "Branch",
+    "Codec",
+    "Compensation",
+    "CompensationFailed",
+    "Context",
+    "DeadlineExceeded",
+    "DefinitionChanged",
+    "EngineClosed",
+    "Event",
+    "Finding",
+    "FluxEngine",
+    "FluxError",
+    "HandlerStuck",
+    "HistoryLine",
+    "Hooks",
+    "InboxFull",
+    "InvalidArgument",
+    "InvalidInput",
+    "InvalidPayload",
+    "InvalidWorkflow",
+    "JsonCodec",
+    "LeaseLost",
+    "NonRetryable",
+    "NotStorable",
+    "Page",
+    "PastPivot",
+    "Progress",
+    "Reopening",
+    "ReplayFailed",
+    "Report",
+    "Resolution",
+    "Retry",
+    "RetryAfter",
+    "RunCancelled",
+    "RunConflict",
+    "RunFailed",
+    "RunFinished",
+    "RunHandle",
+    "RunNotBlocked",
+    "RunNotFinished",
+    "RunNotFound",
+    "RunResult",
+    "RunStatus",
+    "RunSummary",
+    "Secret",
+    "StepError",
+    "StepStatus",
+    "StepTimeout",
+    "StorageMisused",
+    "StorageTooNew",
+    "StorageUnavailable",
+    "TraceFile",
+    "UnknownOutcome",
+    "UnknownSignal",
+    "UnknownWorkflow",
+    "UnreadableRun",
+    "WaitFor",
+    "WaitTimeout",
+    "Worker",
+    "WorkerCrashed",
+    "Workflow",
+    "WorkflowStorage",
+    "branch",
+    "create_workflow",
+    "run",
+    "wait",
 ]  # fmt: skip
 
 # Public names are loaded when they are first touched: a program that imports flux and runs no workflow pays a millisecond.
@@ -81,13 +148,16 @@ _HOMES = {
     "context": ("Context",),
     "core.retry": ("Retry",),
     "core.status": ("RunStatus", "StepStatus"),
+    "engine.doctor": ("Finding", "Report"),
     "engine.engine": ("FluxEngine", "run"),
     "engine.handle": ("RunHandle",),
     "engine.hooks": ("Event", "Hooks"),
-    "engine.view": ("Compensation", "HistoryLine", "Page", "Progress", "RunResult", "RunSummary"),
+    "engine.trace": ("TraceFile",),
+    "engine.view": ("Compensation", "HistoryLine", "Page", "Progress", "Reopening", "Resolution", "RunResult", "RunSummary"),
     "engine.worker": ("Worker",),
+    "secret": ("Secret",),
     "storage": ("WorkflowStorage",),
-    "waiting": ("WaitFor", "wait"),
+    "waiting": ("NOT_DONE", "WaitFor", "wait"),
 }  # fmt: skip
 _HOME = dict.fromkeys(__all__, "errors") | {name: module for module, names in _HOMES.items() for name in names}
 

@@ -18,11 +18,24 @@ from typing_extensions import TypeVar
 
 from .check import check_added, check_data_type, check_handler, check_header, check_question, check_type, owner_of
 from .core.retry import Retry
-from .core.workflow import MISSING, Body, CompensateWhen, Definition, Handler, Kind, Missing, OnCompensationFailure, OnUnknown, Step
+from .core.workflow import (
+    MISSING,
+    Body,
+    CompensateWhen,
+    Definition,
+    Handler,
+    Kind,
+    Migration,
+    Missing,
+    OnCompensationFailure,
+    OnUnknown,
+    Step,
+)
 from .diagram import describe, to_mermaid
 from .durations import Duration, add_up, from_datetime, to_microseconds
 from .errors import InvalidArgument, InvalidWorkflow
 from .labels import shown
+from .migrating import check_migration
 from .names import check_name
 
 __all__ = ["Branch", "Workflow", "branch", "create_workflow"]
@@ -59,6 +72,7 @@ class StepMethods(ABC):
         compensate_timeout: Duration | None = None,
         compensate_when: CompensateWhen = "in_doubt",
         on_unknown: OnUnknown = "retry",
+        probe: Handler | None = None,
         waits: Iterable[str] = (),
     ) -> Self:
         """A step: `handler(ctx)`, a `def` or an `async def`, whose return value is recorded under `name`.
@@ -66,7 +80,8 @@ class StepMethods(ABC):
         `retries` and `retry` say how often and when it is tried again (S4), `timeout` bounds one attempt, in seconds or as a
         timedelta (S5.1); not given, they are the engine's. `timeout=None` means no limit. `when(ctx)` is asked once, and a
         falsy answer skips the step (S6). `compensate(ctx)` undoes it when the run fails or is cancelled later on (S10), with
-        retries and a timeout of its own. `on_unknown` says what follows when an attempt was lost (S3.8). `waits` declares the
+        retries and a timeout of its own. `on_unknown` says what follows when an attempt was lost; instead of guessing, `probe(ctx)`
+        can ask outside whether it happened, and returns the result or `flux.NOT_DONE` (S3.8). `waits` declares the
         signals that the handler may return `wait(...)` for (D25). Raises InvalidWorkflow.
         """
         where = self._place(name)
@@ -80,6 +95,7 @@ class StepMethods(ABC):
             timeout=_limit(timeout, "timeout", where),
             unlimited=timeout is None,
             on_unknown=on_unknown,
+            probe=probe,
             compensate=compensate,
             compensate_retries=compensate_retries,
             compensate_timeout=_limit(compensate_timeout, "compensate_timeout", where),
@@ -102,11 +118,15 @@ class StepMethods(ABC):
         compensate_timeout: Duration | None = None,
         compensate_when: CompensateWhen = "in_doubt",
         on_unknown: OnUnknown = "retry",
+        probe: Handler | None = None,
         waits: Iterable[str] = (),
+        pivot: bool = False,
     ) -> Self:
         """A step with an outside effect (S9): shielded from cancellation, not repeated by recovery, run again by a replay.
 
-        The arguments are those of `step`, but without `timeout=` an attempt has no limit (D10). Raises InvalidWorkflow.
+        The arguments are those of `step`, but without `timeout=` an attempt has no limit (D10). With `pivot` it is the point of
+        no return: once it has completed nothing is compensated any more, and what fails after it leaves the run `blocked`
+        for a person (S9.4). Raises InvalidWorkflow.
         """
         where = self._place(name)
         step = Step(
@@ -119,11 +139,13 @@ class StepMethods(ABC):
             timeout=_limit(timeout, "timeout", where),
             unlimited=timeout is None,
             on_unknown=on_unknown,
+            probe=probe,
             compensate=compensate,
             compensate_retries=compensate_retries,
             compensate_timeout=_limit(compensate_timeout, "compensate_timeout", where),
             compensate_when=compensate_when,
             waits=_names(waits, where),
+            pivot=pivot,
         )
         return self._with(step)
 
@@ -242,6 +264,18 @@ class Workflow(Definition, StepMethods, Generic[InputT, DataT]):
         """Ask `validator(input)` before a run is stored; raising or False refuses the input. Raises InvalidWorkflow."""
         check_question(validator, "validate", self._owner(), "the input")
         return self._set(validator=validator)
+
+    def migrates_from(self, old: Definition, *, rename: Mapping[str, str] | None = None, drop: Iterable[str] = ()) -> Self:
+        """Carry runs of another version on under this one (S13): `rename` maps old paths of steps to new ones, `drop` names those that
+        are gone. Call it when the steps are there: it is checked that every state a run of `old` can be in goes on here, so new
+        steps come after the old ones. What a dropped step did stands, and is compensated if need be. Keep `old` in the code
+        while such runs live, but do not register it: a registered version runs its own. Raises InvalidWorkflow.
+        """
+        if isinstance(drop, str):
+            raise InvalidWorkflow(f"{self._owner()}: drop must be a list of paths, got {shown(drop)}")
+        migration = Migration(old, tuple((rename or {}).items()), frozenset(drop))
+        check_migration(self, migration, self._owner())
+        return self._set(migrations=(*self.migrations, migration))
 
     def build(self) -> Self:
         """The workflow itself: there is no other state to leave."""

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import inspect
 import math
-import re
 import types
 from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard, cast, get_args, get_origin
@@ -18,11 +17,10 @@ from .core.retry import Retry
 from .core.workflow import MISSING, Body, CompensateWhen, Definition, Kind, OnCompensationFailure, OnUnknown, Step
 from .errors import InvalidWorkflow
 from .labels import cut, function_name, shown, type_name
-from .names import check_name
+from .migrating import check_migration
+from .names import check_name, is_version
 
 LONGEST_PATH = 1_000  # characters (D24)
-
-_VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 
 
 def check_definition(definition: Definition) -> None:
@@ -33,6 +31,8 @@ def check_definition(definition: Definition) -> None:
         raise InvalidWorkflow(f"{owner}: it has no steps; add one with .step(name, handler)")
     _check_body(definition.body, owner, "")
     _check_payload_types(definition.body, owner)
+    for migration in definition.migrations:
+        check_migration(definition, migration, owner)
 
 
 def owner_of(definition: Definition) -> str:
@@ -44,7 +44,7 @@ def check_header(definition: Definition) -> None:
     """All of a definition but its steps. Raises InvalidWorkflow."""
     check_name(definition.name, "the name of a workflow")
     owner = owner_of(definition)
-    if not _is_version(definition.version):
+    if not is_version(definition.version):
         raise InvalidWorkflow(
             f"{owner}: version must be 1 to 64 letters, digits and _ . + -, such as '2' or '1.4.0', got {shown(definition.version)}"
         )
@@ -56,10 +56,6 @@ def check_header(definition: Definition) -> None:
         check_type(definition.input_type, "the input type", owner)
     if definition.data_type is not None:
         check_data_type(definition.data_type, owner)
-
-
-def _is_version(value: object) -> bool:
-    return isinstance(value, str) and _VERSION.fullmatch(value) is not None
 
 
 def check_added(body: Body, owner: str) -> None:
@@ -81,6 +77,8 @@ def check_step(step: Step, owner: str, path: str) -> None:
     if step.when is not None:
         check_question(step.when, "when", where)
     _CHECKS[step.kind](step, where)
+    if step.pivot and "/" in path:
+        raise InvalidWorkflow(f"{where}: a pivot stands at the top level of its workflow, not inside another step (D10)")
     for name, inner in step.bodies.items():
         if not inner.steps:
             raise InvalidWorkflow(f"{where}: {name} is an empty branch")
@@ -110,11 +108,22 @@ def _check_called(step: Step, where: str) -> None:
     check_retry(step.retry, where)
     _check_micros(step.timeout, "timeout", where)
     _check_choice(step.on_unknown, OnUnknown, "on_unknown", where)
+    _check_probe(step, where)
     for signal in step.waits:
         check_name(signal, f"{where}: the name of a signal in waits")
     if len(set(step.waits)) < len(step.waits):
         raise InvalidWorkflow(f"{where}: waits names a signal twice, got {shown(step.waits)}")
     _check_compensation(step, where)
+
+
+def _check_probe(step: Step, where: str) -> None:
+    if type(step.pivot) is not bool:
+        raise InvalidWorkflow(f"{where}: pivot must be True or False, got {shown(step.pivot)}")
+    if step.probe is None:
+        return
+    check_handler(step.probe, "probe", where)
+    if step.on_unknown != "retry":
+        raise InvalidWorkflow(f"{where}: probe= finds out what on_unknown={step.on_unknown!r} would guess: one of them must go")
 
 
 def _check_compensation(step: Step, where: str) -> None:

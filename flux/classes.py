@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import InvalidArgument
 
-__all__ = ["Classes", "Undecodable", "class_name", "imported_class", "kind_of", "raw_state", "restore_state"]
+__all__ = ["Classes", "Undecodable", "class_name", "has_attribute", "imported_class", "kind_of", "raw_state", "restore_state", "shown_name"]
 
 _HARMLESS = (list, dict, set, tuple, frozenset, str, int, float, bool, bytes, bytearray)  # default factories
 
@@ -69,7 +69,7 @@ class Classes:
         found = self.find(name)
         if found is None:
             raise Undecodable(
-                f"the stored value is a {name}, which is neither declared nor imported here: "
+                f"the stored value is a {shown_name(name)}, which is neither declared nor imported here: "
                 "import its module before the run goes on, or declare it: FluxEngine(types=[...])",
                 name,
             )
@@ -79,6 +79,12 @@ class Classes:
 def class_name(cls: type) -> str:
     """`module:qualname`."""
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def shown_name(name: object) -> str:
+    """A class name from a stored row, as a message may show it: printable, and cut where it is long."""
+    text = name if isinstance(name, str) and name.isascii() and name.isprintable() else ascii(name)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def imported_class(name: str) -> type | None:
@@ -104,15 +110,16 @@ def kind_of(cls: type) -> str | None:
     if issubclass(cls, Enum):
         return "enum"
     if issubclass(cls, tuple):
-        return "named" if _has(cls, "_fields") else None
-    if _has(cls, "__dataclass_fields__"):
+        return "named" if has_attribute(cls, "_fields") else None
+    if has_attribute(cls, "__dataclass_fields__"):
         return "dataclass"
-    if _optional("pydantic.main", "BaseModel") in cls.__mro__ and _has(cls, "__pydantic_fields_set__"):
+    if _optional("pydantic.main", "BaseModel") in cls.__mro__ and has_attribute(cls, "__pydantic_fields_set__"):
         return "pydantic"
     return "struct" if _optional("msgspec", "Struct") in cls.__mro__ else None
 
 
-def _has(cls: type, name: str) -> bool:
+def has_attribute(cls: type, name: str) -> bool:
+    """Whether a class or a base of it defines this; asks no code of the class."""
     return any(name in vars(base) for base in cls.__mro__)
 
 
@@ -153,7 +160,7 @@ def restore_state(value: object, state: dict[str, Any]) -> None:
 def new_record(cls: type, state: dict[str, Any], trusted: bool) -> object:
     """A dataclass instance from raw state (D21). Fields that are newer than the state take their defaults.
 
-    A default factory is called only when it is a builtin type or the class is `trusted`. Raises TypeError, naming the field, for
+    A default factory is called only when it is a builtin type or the class is `trusted`. Raises Undecodable, naming the field, for
     a required field that the state lacks.
     """
     value: object = object.__new__(cls)
@@ -166,7 +173,7 @@ def new_record(cls: type, state: dict[str, Any], trusted: bool) -> object:
         elif field.default_factory is not MISSING and (trusted or any(field.default_factory is one for one in _HARMLESS)):
             restore_state(value, {field.name: field.default_factory()})
         elif field.init:
-            raise TypeError(f"the stored value has no field {field.name!r}, which has no default")
+            raise Undecodable(f"the stored {class_name(cls)} has no field {field.name!r}, which has no default")
     return value
 
 

@@ -106,7 +106,7 @@ class JsonCodec:
         except (ValueError, RecursionError) as error:
             if isinstance(error, Undecodable):
                 raise
-            raise Undecodable(f"stored text cannot be read: {error}") from error
+            raise Undecodable(f"stored text cannot be read: {type(error).__name__}") from error
         if end != len(text):
             raise Undecodable("stored text cannot be read: something follows the value")
         return value
@@ -125,13 +125,13 @@ class JsonCodec:
             return found
         unpack = UNPACKERS.get(tag)
         if unpack is None:
-            raise Undecodable(f"stored text has the unknown tag {tag!r}: was it written by a newer flux?")
+            raise Undecodable(f"stored text has the unknown tag {tag[:60]!a}: was it written by a newer flux?")
         try:
             return unpack(self._classes, found[tag])
         except Undecodable:
             raise
-        except Exception as error:  # from damaged text, or from the constructor of a declared class
-            raise Undecodable(f"a stored {tag!r} value cannot be rebuilt: {type(error).__name__}: {error}") from error
+        except Exception as error:  # from damaged text, or from the constructor of a declared class; what it says may hold the value
+            raise Undecodable(f"a stored {tag!r} value cannot be rebuilt: {type(error).__name__}") from error
 
     def _too_large(self, text: str, value: Any, where: str) -> str:
         message = f"{_named(where)}: {len(text):,} characters when encoded, and the limit is {self._max_size:,}"

@@ -15,10 +15,11 @@ from typing_extensions import TypeVar
 
 from .codec import Codec
 from .core.commands import Changes
-from .core.plan import UNDO
+from .core.plan import UNDO, base_path
 from .core.state import RunState
 from .core.status import StepStatus
 from .errors import NotStorable
+from .packing import has_halves
 
 InputT = TypeVar("InputT", default=Any)
 DataT = TypeVar("DataT", default=Any)
@@ -148,6 +149,8 @@ class Data(dict[str, Any]):
             if value is _ABSENT:
                 found[key] = None
             elif key not in self._stored or self._stored[key] is not value:
+                if has_halves(key):
+                    raise NotStorable(f"{where}: data[{key!a}]: the key holds two halves of a surrogate pair as two characters")
                 text = self._codec.encode(value, f"{where}: data[{key!r}]")
                 if self._texts.get(key) != text:
                     found[key] = text
@@ -203,12 +206,12 @@ Data.__deepcopy__ = _as_dict  # type: ignore[attr-defined]
 
 
 class ReadOnlyData(Data):
-    """The run's data as a compensation sees it: as last committed, not to be changed (S10.1)."""
+    """The run's data as a compensation or a probe sees it: as last committed, not to be changed (S10.1)."""
 
     __slots__ = ()
 
     def __setitem__(self, key: str, value: Any) -> None:
-        raise TypeError("a compensation reads the run's data, it cannot change it (S10.1)")
+        raise TypeError("a compensation or a probe reads the run's data, it cannot change it (S10.1)")
 
     def __delitem__(self, key: str) -> None:
         self[key] = None
@@ -251,7 +254,7 @@ class Results(Mapping[str, Any]):
 
     def _has(self, path: str) -> bool:
         st = self._state.steps.get(path)
-        return st is not None and st.node.undoes is None and has_result(self._state, path)
+        return st is not None and not st.node.aside and has_result(self._state, path)
 
     def __iter__(self) -> Iterator[str]:
         return (path for path in self._state.steps if "/" not in path and self._has(path))
@@ -266,7 +269,7 @@ class Results(Mapping[str, Any]):
 def has_result(state: RunState, path: str) -> bool:
     """Whether the step at `path` ended with a result."""
     st = state.steps[path]
-    return st.result is not None or (st.status is StepStatus.COMPLETED and st.node.undoes is None)
+    return st.result is not None or (st.status is StepStatus.COMPLETED and not st.node.aside)
 
 
 def result_of(state: RunState, path: str, codec: Codec) -> Any:
@@ -332,8 +335,8 @@ class Context(Generic[InputT, DataT]):
     @property
     def data(self) -> DataT:
         """The run's data, to be read and changed: a dict with attribute access, or the declared dataclass (D22)."""
-        undoing = self.path.endswith(UNDO)
-        return cast(DataT, self._once("data", lambda: self._source.read_data(self._state.data, undoing)))
+        aside = "!" in self.path
+        return cast(DataT, self._once("data", lambda: self._source.read_data(self._state.data, aside)))
 
     @property
     def results(self) -> Mapping[str, Any]:
@@ -343,7 +346,11 @@ class Context(Generic[InputT, DataT]):
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt and every recovery of this step of this run; for passing to outside services (S3.5, D2)."""
-        return cast(str, self._once("key", lambda: self._source.idempotency_key(self.run_id, self.path)))
+        return cast(str, self._once("key", self._key))
+
+    def _key(self) -> str:
+        path, generation = self._state.key_of(self.path)
+        return self._source.idempotency_key(self.run_id, path, generation, self.path.endswith(UNDO))
 
     @property
     def result(self) -> Any:
@@ -351,8 +358,8 @@ class Context(Generic[InputT, DataT]):
         return self._once("result", self._undone_result)
 
     def _undone_result(self) -> Any:
-        st = self._state.steps.get(self.path.removesuffix(UNDO))
-        return None if st is None or st.result is None else self._codec.decode(st.result)
+        text = self._state.result_text(base_path(self.path)) if self.path.endswith(UNDO) else None
+        return None if text is None else self._codec.decode(text)
 
     @property
     def error(self) -> BaseException | None:
@@ -376,7 +383,7 @@ class Context(Generic[InputT, DataT]):
     def changes(self) -> Changes | None:
         """What this attempt changed in the data, encoded; for the engine. Raises NotStorable."""
         cache = self._cache
-        if cache is None or "data" not in cache or self.path.endswith(UNDO):
+        if cache is None or "data" not in cache or "!" in self.path:
             return None
         data = cache["data"]
         if isinstance(data, Data):
@@ -407,7 +414,7 @@ class Source:
         read_input: Callable[[str], Any],
         data_type: type[Any] | None,
         rebuild: Callable[[Any], BaseException],
-        idempotency_key: Callable[[str, str], str],
+        idempotency_key: Callable[[str, str, int, bool], str],
         progress: Callable[[str, str, float, str], None],
     ) -> None:
         self.codec = codec
@@ -417,10 +424,10 @@ class Source:
         self.idempotency_key = idempotency_key
         self.progress = progress
 
-    def read_data(self, texts: Mapping[str, str], undoing: bool) -> Any:
+    def read_data(self, texts: Mapping[str, str], read_only: bool) -> Any:
         """The data for one attempt."""
         if self.data_type is None:
-            return (ReadOnlyData if undoing else Data)(texts, self.codec)
+            return (ReadOnlyData if read_only else Data)(texts, self.codec)
         names = {field.name for field in dataclasses.fields(self.data_type)}
         values = {key: self.codec.decode(text) for key, text in texts.items() if key in names}
         try:

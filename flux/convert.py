@@ -1,7 +1,7 @@
 """Typed input: plain data checked against a declared type and built into it (S7.3; api.md, input).
 
 What already is an instance of the declared type passes through. A field nobody knows, a field that lacks, a wrong type: an error
-that names the field, what was expected and what came. Nothing is guessed: a str is no int, a bool is no int.
+that names the field, what was expected and what type came, never the value. Nothing is guessed: a str is no int, a bool is no int.
 
     bool, int, str, bytes       an instance; an int is also a float
     datetime, date, time        or ISO 8601 text               timedelta   or ISO 8601 text, or seconds
@@ -9,6 +9,7 @@ that names the field, what was expected and what came. Nothing is guessed: a str
     Enum                        or a member's value, or its name
     dataclass, TypedDict        or a mapping of the fields     NamedTuple   that, or a list of them in order
     pydantic, msgspec           as those libraries validate
+    Secret[T]                   or what T takes, which is wrapped
     list, set, dict, tuple, Sequence, Mapping, Union, Optional, Literal, NewType, Annotated (the type in it), type aliases
 """
 
@@ -18,6 +19,7 @@ import dataclasses
 import re
 import reprlib
 import sys
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from datetime import date, datetime, time, timedelta
@@ -28,6 +30,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 from .annotations import class_of, declared_types, field_hints, is_alias, is_typed_dict, reachable, returned_types, show, stop, unwrap
 from .classes import kind_of
 from .errors import InvalidWorkflow
+from .secret import Secret
 
 __all__ = ["ConversionError", "check_convertible", "convert", "declared_types", "returned_types"]
 
@@ -37,6 +40,8 @@ _DURATION = (  # compiled by `re` at first use: at import it would be the deares
     r"(?P<sign>[+-]?)P(?=.)(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+(?:\.\d+)?)D)?"
     r"(?:T(?=.)(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
 )
+_INVALID_ENUM = "Invalid enum value"  # as msgspec begins such a message
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 
@@ -49,12 +54,29 @@ class ConversionError(ValueError):
         self.path = path
 
 
+class _Known(threading.local):
+    """What the unions of one conversion have made of which data.
+
+    Members of a union that may contain the union again would each convert what is inside anew: twice as often at every level.
+    """
+
+    def __init__(self) -> None:
+        # (union, data, path) -> what came of it, and the data, kept alive so that its id stays its own
+        self.answers: dict[tuple[int, int, str], tuple[Any, Any]] = {}
+
+
+_known = _Known()
+
+
 def convert(value: Any, declared_type: Any, path: str = "") -> Any:
     """The value as the declared type. Raises ConversionError; InvalidWorkflow for a type that `check_convertible` refuses."""
+    outer, _known.answers = _known.answers, {}
     try:
         return _converter(declared_type)(value, path)
     except RecursionError:
         raise ConversionError("nested too deep", path) from None
+    finally:
+        _known.answers = outer
 
 
 def check_convertible(declared_type: Any) -> None:
@@ -131,12 +153,18 @@ def _is_record(cls: type) -> bool:
 
 
 def _wrong(path: str, expected: str, value: Any) -> ConversionError:
-    came = "None" if value is None else f"{type(value).__name__} {_short.repr(value)}"
+    """Says what was expected and what type came. Never the value: such messages end in logs (S16)."""
+    came = "None" if value is None else type(value).__name__
     return ConversionError(f"expected {expected}, got {came}", path)
 
 
 def _anything(value: Any, _path: str) -> Any:
     return value
+
+
+def _refused(cls: type, error: Exception, path: str) -> ConversionError:
+    """A class's own code has refused the data, in its own words."""
+    return ConversionError(f"{cls.__name__} refuses it: {type(error).__name__}: {error}", path)
 
 
 def _nothing(value: Any, path: str) -> None:
@@ -248,12 +276,49 @@ def _union(annotation: Any, members: tuple[Any, ...]) -> Converter:
         if inside and len(real) == 1:
             raise inside[0]
         reasons = "".join(f"; {error}" for error in inside)
-        raise ConversionError(f"{_wrong('', show(annotation), value)}{reasons}", path)
+        raise ConversionError(f"{_wrong('', show(annotation), value)}{reasons if len(reasons) < 400 else reasons[:397] + '...'}", path)
 
-    return convert_union
+    return _once(convert_union)
+
+
+def _once(convert_union: Converter) -> Converter:
+    """The same, asked once for each part of the data in one conversion."""
+
+    def convert_once(value: Any, path: str) -> Any:
+        if not isinstance(value, list | tuple | Mapping):
+            return convert_union(value, path)
+        key = id(convert_once), id(value), path
+        if key not in _known.answers:
+            try:
+                answer = convert_union(value, path)
+            except ConversionError as error:
+                answer = error
+            _known.answers[key] = answer, value
+        answer = _known.answers[key][0]
+        if isinstance(answer, ConversionError):
+            raise answer.with_traceback(None)
+        return answer
+
+    return convert_once
 
 
 # --- containers
+
+
+def _secret(_cls: type, args: tuple[Any, ...]) -> Converter:
+    member = _converter(args[0] if args else Any)
+
+    def secret(value: Any, path: str) -> Any:
+        inside = value.reveal() if isinstance(value, Secret) else value
+        try:
+            found = member(inside, path)
+        except ConversionError as error:
+            if error.path == path:
+                raise
+            raise ConversionError("does not fit what is declared inside the Secret", path) from None  # its keys are secret too
+        return value if isinstance(value, Secret) and found is inside else Secret(found)
+
+    return secret
 
 
 def _sequence(cls: type, args: tuple[Any, ...]) -> Converter:
@@ -354,7 +419,7 @@ def _record(annotation: Any, cls: type) -> Converter:
         except ConversionError:
             raise
         except Exception as error:  # a `__post_init__` that refuses
-            raise ConversionError(f"{cls.__name__} refuses it: {type(error).__name__}: {error}", path) from error
+            raise _refused(cls, error, path) from error
 
     return record
 
@@ -386,12 +451,14 @@ def _pydantic(_annotation: Any, cls: type) -> Converter:
             return value
         try:
             return cast("Any", cls).model_validate(value)
-        except ValueError as error:
-            details: Any = getattr(error, "errors", list)()
-            first = details[0] if details else {"loc": (), "msg": str(error)}
+        except sys.modules["pydantic"].ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             for step in first["loc"]:
                 path = f"{path}[{step}]" if isinstance(step, int) else _at(path, step)
-            raise ConversionError(f"{cls.__name__}: {first['msg']}", path) from error
+            reason = "the tag is none of those expected" if first["type"] == "union_tag_invalid" else first["msg"]
+            raise ConversionError(f"{cls.__name__}: {reason}", path) from None  # its own text shows the value
+        except Exception as error:  # a validator of the model's that raises what pydantic does not take for a refusal
+            raise _refused(cls, error, path) from error
 
     return validate
 
@@ -408,7 +475,11 @@ def _struct(annotation: Any, cls: type) -> Converter:
             reason, _, place = str(error).partition(" - at `$")
             inner = place.rstrip("`")
             path = f"{path}{inner}" if path else inner.removeprefix(".")
-            raise ConversionError(f"{cls.__name__}: {reason}", path) from error
+            if reason.startswith(_INVALID_ENUM):
+                reason = _INVALID_ENUM  # what follows is the value
+            raise ConversionError(f"{cls.__name__}: {reason}", path) from None
+        except Exception as error:
+            raise _refused(cls, error, path) from error
 
     return validate
 
@@ -441,5 +512,6 @@ _BUILT = frozenset({list, set, frozenset, tuple, deque, dict, OrderedDict})
 _CONTAINERS: dict[type, Callable[[type, tuple[Any, ...]], Converter]] = {
     **dict.fromkeys((list, set, frozenset, deque, Sequence, MutableSequence, Collection, Iterable), _sequence),
     tuple: _tuple,
+    Secret: _secret,
     **dict.fromkeys((dict, OrderedDict, Mapping, MutableMapping), _mapping),
 }

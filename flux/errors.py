@@ -4,9 +4,11 @@
      the caller's call          InvalidWorkflow  InvalidArgument  InvalidInput  InvalidPayload  NotStorable
                                 UnknownWorkflow  EngineClosed
      the run it names           RunNotFound  RunConflict  RunFinished  RunNotFinished  UnknownSignal  InboxFull
-                                DefinitionChanged
+                                DefinitionChanged  PastPivot  RunNotBlocked
      how a step ended           StepTimeout  WaitTimeout  StepError  UnknownOutcome
-     how a run ended            RunFailed  RunCancelled  DeadlineExceeded  WorkerCrashed
+     how a run ended            RunFailed  RunCancelled  DeadlineExceeded
+     why a run is blocked       WorkerCrashed  HandlerStuck  CompensationFailed  ReplayFailed  (and PastPivot, DeadlineExceeded,
+                                DefinitionChanged, UnreadableRun)
      asked for by a handler     NonRetryable  RetryAfter
      the storage below          StorageUnavailable  StorageTooNew  StorageMisused  UnreadableRun  LeaseLost
 
@@ -16,9 +18,10 @@ Classes are named for the situation; tell them apart by class, never by message 
 from __future__ import annotations
 
 __all__ = [
-    "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "FluxError", "InboxFull", "InvalidArgument",
-    "InvalidInput", "InvalidPayload", "InvalidWorkflow", "LeaseLost", "NonRetryable", "NotStorable",
-    "RetryAfter", "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunNotFinished",
+    "CompensationFailed", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "FluxError", "HandlerStuck", "InboxFull",
+    "InvalidArgument", "InvalidInput", "InvalidPayload", "InvalidWorkflow", "LeaseLost", "NonRetryable", "NotStorable",
+    "PastPivot", "ReplayFailed", "RetryAfter", "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunNotBlocked",
+    "RunNotFinished",
     "RunNotFound", "StepError", "StepTimeout", "StorageMisused", "StorageTooNew", "StorageUnavailable",
     "UnknownOutcome", "UnknownSignal", "UnknownWorkflow", "UnreadableRun", "WaitTimeout", "WorkerCrashed",
 ]  # fmt: skip
@@ -140,7 +143,32 @@ class DeadlineExceeded(FluxError, TimeoutError):
 
 
 class WorkerCrashed(FluxError):
-    """A step lost `crash_limit` attempts in a row to crashes; the run is `blocked`, not failed (S3.7)."""
+    """A step lost `crash_limit` attempts to crashes while it ran alone; the run is `blocked`, not failed (S3.7, D11). It is a reason
+    that a run shows; you do not get it raised."""
+
+
+class HandlerStuck(FluxError):
+    """A `def` handler that overran its timeout has not returned within `abandon_after`, so its step can go on in this process no
+    more; the run is `blocked` (D9). It is a reason that a run shows; you do not get it raised."""
+
+
+class CompensationFailed(FluxError):
+    """A compensation failed for good and the workflow says `on_compensation_failure="block"`; the run is `blocked` (S10.6). It is
+    a reason that a run shows; you do not get it raised."""
+
+
+class ReplayFailed(FluxError):
+    """A commit step failed when a replay ran it again; the run is `blocked`, and cancelling it gives its old status back (D4). It
+    is a reason that a run shows; you do not get it raised."""
+
+
+class PastPivot(FluxError):
+    """The run has passed its point of no return: it cannot be cancelled with its compensations, nor retried from a step before
+    that (S9.4, D10). Also the reason that a run shows which failed after it: it is `blocked`, never unwound."""
+
+
+class RunNotBlocked(FluxError):
+    """`resolve` for a run, or a path, at which nothing is blocked; the message says where the run stands."""
 
 
 class NonRetryable(FluxError):

@@ -33,14 +33,28 @@ _HIDDEN: tuple[tuple[type[BaseException], tuple[str, ...]], ...] = (
     (ImportError, ("name", "path")),
     (NameError, ("name",)),
     (AttributeError, ("name",)),
+    (SyntaxError, ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset")),
 )
+
+# Names in a recorded state that are flux's own; no attribute of an object's has such a name there.
+_NOTES = "__notes__"
+_IS_CONTEXT = "__context__"  # the recorded cause is what was being handled, not what was named with `from`
+_SUPPRESS = "__suppress_context__"  # `raise ... from None`
+
+# Read past whatever a class calls by these names.
+_CAUSE, _CONTEXT = BaseException.__dict__["__cause__"], BaseException.__dict__["__context__"]
+_SUPPRESSED, _TRACEBACK = BaseException.__dict__["__suppress_context__"], BaseException.__dict__["__traceback__"]
+_MEMBERS, _TITLE = BaseExceptionGroup.__dict__["exceptions"], BaseExceptionGroup.__dict__["message"]
 
 # Raised anew, these would stop a process or a task instead of failing a step.
 _CONTROL = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
 def capture(error: BaseException, codec: Codec) -> Failure:
-    """The failure that records an exception: type, message, args, attributes, traceback text, causes, group members. Never raises."""
+    """The failure that records an exception: type, message, args, attributes, traceback text, cause or context, group members.
+
+    Never raises, whatever the exception's own methods do.
+    """
     try:
         return _Capture(codec).failure(error, CHAIN_LIMIT)
     except Exception:  # a class that answers even the plainest question with an exception
@@ -51,43 +65,58 @@ def rebuild(failure: Failure, codec: Codec) -> BaseException:
     """The exception that a failure records. Never raises.
 
     An instance of the same class with the same args, made without calling its `__init__`, when the class is imported or declared;
-    else a `StepError` that names it, as for SystemExit and its like. The cause is its `__cause__`, the traceback text a note.
+    else a `StepError` that names it, as for SystemExit and its like. What it was raised from is its `__cause__`, what was being
+    handled when it was raised its `__context__`, the traceback text a note.
     """
-    error = _same_class(failure, codec)
+    state = _stored_state(failure, codec)
+    error = _same_class(failure, codec, state)
     if error is None:
         error = _stand_in(failure, codec)
-    if failure.cause is not None:
-        # Through the base class: an exception that is a frozen dataclass refuses an ordinary assignment.
-        BaseException.__dict__["__cause__"].__set__(error, rebuild(failure.cause, codec))
+    _chain(error, state, None if failure.cause is None else rebuild(failure.cause, codec))
     if failure.traceback:
-        _attributes(error).setdefault("__notes__", []).append(_NOTE + failure.traceback)
+        held = _attributes(error)
+        notes = held.get(_NOTES)
+        held[_NOTES] = [*(notes if isinstance(notes, list) else ()), _NOTE + failure.traceback]
     return error
 
 
+def _chain(error: BaseException, state: dict[str, Any], other: BaseException | None) -> None:
+    # Through the base class: an exception that is a frozen dataclass refuses an ordinary assignment.
+    if other is not None:
+        (_CONTEXT if _IS_CONTEXT in state else _CAUSE).__set__(error, other)
+    elif _SUPPRESS in state:
+        _SUPPRESSED.__set__(error, True)
+
+
 class _Capture:
-    """One recording, which visits each exception once."""
+    """One recording. A chain that leads back into itself is cut there; what two others refer to is recorded twice."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._seen: set[int] = set()
+        self._above: set[int] = set()  # ids of the exceptions that led to this one
+        self._count = 0
 
     def failure(self, error: BaseException, depth: int) -> Failure:
-        self._seen.add(id(error))
+        self._above.add(id(error))
+        self._count += 1
         also: tuple[Failure, ...] = ()
         if isinstance(error, BaseExceptionGroup) and depth > 1:
-            also = tuple(filter(None, (self._next(one, depth) for one in error.exceptions[:GROUP_LIMIT])))
-        return Failure(
+            also = tuple(filter(None, (self._next(one, depth) for one in _MEMBERS.__get__(error)[:GROUP_LIMIT])))
+        cause = self._next(_cause(error), depth)
+        failure = Failure(
             self._type_name(error),
             _message(error)[:TEXT_LIMIT],
             self._encode(list(_args(error))),
-            self._state(error),
+            self._state(error, cause),
             _traceback_text(error),
-            self._next(_cause(error), depth),
+            cause,
             also,
         )
+        self._above.discard(id(error))
+        return failure
 
     def _next(self, error: BaseException | None, depth: int) -> Failure | None:
-        if error is None or depth <= 1 or id(error) in self._seen or len(self._seen) >= TOTAL_LIMIT:
+        if error is None or depth <= 1 or id(error) in self._above or self._count >= TOTAL_LIMIT:
             return None
         return self.failure(error, depth - 1)
 
@@ -99,8 +128,12 @@ class _Capture:
             self._codec.declare(type(error))  # made in a function: no import leads to it
         return name
 
-    def _state(self, error: BaseException) -> str | None:
+    def _state(self, error: BaseException, cause: Failure | None) -> str | None:
         state = _known_attributes(error)
+        if cause is not None and _CAUSE.__get__(error) is None:
+            state[_IS_CONTEXT] = True
+        elif cause is None and _CAUSE.__get__(error) is None and _SUPPRESSED.__get__(error):
+            state[_SUPPRESS] = True
         if not state:
             return None
         whole = self._encode(state)
@@ -119,7 +152,7 @@ class _Capture:
 
 def _args(error: BaseException) -> tuple[Any, ...]:
     if isinstance(error, BaseExceptionGroup):
-        return (error.message,)
+        return (_TITLE.__get__(error),)
     if isinstance(error, OSError):
         return tuple(OSError.__reduce__(error)[1])  # with the file names, which its args leave out
     args: tuple[Any, ...] = BaseException.__dict__["args"].__get__(error)
@@ -135,12 +168,15 @@ def _known_attributes(error: BaseException) -> dict[str, Any]:
         if isinstance(error, kind):
             hidden = {name: kind.__dict__[name].__get__(error) for name in names}
             state.update({name: value for name, value in hidden.items() if value is not None})
-    notes = _attributes(error).get("__notes__")
-    if isinstance(notes, list):
-        own = [note for note in notes if isinstance(note, str) and not note.startswith(_NOTE)]
-        if own:
-            state["__notes__"] = own
+    own = [note for note in _notes(error) if not note.startswith(_NOTE)]
+    if own:
+        state[_NOTES] = own
     return state
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = _attributes(error).get(_NOTES)
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
 
 
 def _attributes(error: BaseException) -> dict[str, Any]:
@@ -149,9 +185,11 @@ def _attributes(error: BaseException) -> dict[str, Any]:
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    if error.__cause__ is not None or error.__suppress_context__:
-        return error.__cause__
-    return error.__context__
+    cause: BaseException | None = _CAUSE.__get__(error)
+    if cause is not None or _SUPPRESSED.__get__(error):
+        return cause
+    context: BaseException | None = _CONTEXT.__get__(error)
+    return context
 
 
 def _message(error: BaseException) -> str:
@@ -159,17 +197,15 @@ def _message(error: BaseException) -> str:
         return error.message
     try:
         text = str(error)
-    except Exception as other:
+    except BaseException as other:  # also one that would stop the process, or cancel this task: it is not this text's to decide
         return f"<no message: its __str__ raised {type(other).__name__}>"
     return text if type(text) is str else str.__str__(text)
 
 
 def _traceback_text(error: BaseException) -> str:
-    recorded = "".join(
-        note.removeprefix(_NOTE) for note in _attributes(error).get("__notes__") or () if isinstance(note, str) and note.startswith(_NOTE)
-    )
+    recorded = "".join(note.removeprefix(_NOTE) for note in _notes(error) if note.startswith(_NOTE))
     try:
-        frames = _frames(error.__traceback__)
+        frames = _frames(_TRACEBACK.__get__(error))
     except Exception:  # reading source lines runs loaders of other people
         frames = ""
     if not frames:
@@ -190,14 +226,14 @@ def _frames(start: TracebackType | None) -> str:
 # --- and back
 
 
-def _same_class(failure: Failure, codec: Codec) -> BaseException | None:
+def _same_class(failure: Failure, codec: Codec, state: dict[str, Any]) -> BaseException | None:
     try:
         cls = codec.find_type(failure.type)
         if cls is None or not issubclass(cls, BaseException) or issubclass(cls, _CONTROL) or _is_cancellation(cls):
             return None
         error = _instance(cls, failure, codec)
         if isinstance(error, BaseException):
-            _restore(error, _stored_state(failure, codec))
+            _restore(error, state)
             return error
     except Exception:  # no way to make one: the stand-in says what it was
         return None
@@ -237,20 +273,20 @@ def _stored_args(failure: Failure, codec: Codec) -> tuple[Any, ...]:
         return (failure.message,)
     try:
         return tuple(codec.decode(failure.args))
-    except (ValueError, TypeError):  # damaged, or a class of an argument is missing here
+    except Exception:  # damaged, or a class of an argument is missing here
         return (failure.message,)
 
 
 def _stored_state(failure: Failure, codec: Codec) -> dict[str, Any]:
     try:
         state = {} if failure.state is None else codec.decode(failure.state)
-    except ValueError:  # the class is worth more than its attributes: `except MyError` must take the same branch
+    except Exception:  # the class is worth more than its attributes: `except MyError` must take the same branch
         return {}
-    return state if isinstance(state, dict) else {}
+    return {name: value for name, value in state.items() if type(name) is str} if isinstance(state, dict) else {}
 
 
 def _restore(error: BaseException, state: dict[str, Any]) -> None:
-    hidden = {name for kind, names in _HIDDEN if isinstance(error, kind) for name in names}
+    hidden = {_IS_CONTEXT, _SUPPRESS, *[name for kind, names in _HIDDEN if isinstance(error, kind) for name in names]}
     restore_state(error, {name: value for name, value in state.items() if name not in hidden})
     for kind, names in _HIDDEN:
         for name in names:

@@ -46,7 +46,17 @@ _TAGS: dict[str, type[Record]] = {
     "gone": vocabulary.RunCancelled,
     "hold": vocabulary.RunBlocked,
     "move": vocabulary.RunUnblocked,
+    "deny": vocabulary.CancelRefused,
+    "alone": vocabulary.AttemptIsolated,
+    "later": vocabulary.AttemptPostponed,
+    "probe": vocabulary.StepProbed,
+    "fix": vocabulary.StepResolved,
+    "again": vocabulary.Reopened,
+    "fork": vocabulary.RunForked,
+    "had": vocabulary.StepInherited,
+    "port": vocabulary.RunMigrated,
 }
+VOCABULARY = len(_TAGS)  # grows with every new record: code that knows fewer cannot read what code that knows more has written
 
 _TEXTS = frozenset({"result", "input", "payload", "default"})  # fields that hold an encoded value
 

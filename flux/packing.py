@@ -11,7 +11,7 @@ from typing import Any
 
 from .classes import Classes
 
-__all__ = ["Packer", "Pass", "Refused", "chunks", "encode_tree", "plain_encoder"]
+__all__ = ["Packer", "Pass", "Refused", "chunks", "encode_tree", "has_halves", "plain_encoder"]
 
 Packer = Callable[["Pass", Any, int], Any]
 
@@ -20,6 +20,11 @@ _quote: Callable[[str], str] = json.encoder.encode_basestring_ascii
 # Where a str holds the two halves of a surrogate pair as two characters; JSON would join them.
 _HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 _AS_IS = frozenset({bool, type(None)})
+
+
+def has_halves(text: str) -> bool:
+    """Whether JSON alone would give a text back as another one: two halves of a surrogate pair would become one character."""
+    return not text.isascii() and _HALVES.search(text) is not None
 
 
 class Refused(Exception):

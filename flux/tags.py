@@ -14,8 +14,9 @@ from enum import Enum, Flag
 from importlib import import_module
 from typing import Any
 
-from .classes import Classes, class_name, kind_of, new_record, raw_state, without_cached
+from .classes import Classes, Undecodable, class_name, has_attribute, kind_of, new_record, raw_state, shown_name, without_cached
 from .packing import Packer, Pass, Refused, encode_tree
+from .secret import Secret
 
 __all__ = ["PACKERS", "UNPACKERS", "is_native", "learn"]
 
@@ -80,6 +81,14 @@ def _unpack_counter(classes: Classes, pairs: Any) -> Any:
     counter: Counter[Any] = Counter()
     dict.update(counter, _unpack_map(classes, pairs))
     return counter
+
+
+def _pack_secret(on: Pass, value: Secret[Any], depth: int) -> Any:
+    on.enter(depth, 1)
+    try:
+        return {"~secret": on.pack(value.reveal(), depth + 1)}
+    except Refused as refused:  # said without the way to the place: its keys are secret too
+        raise Refused(f"inside a Secret: {refused.reason}") from None
 
 
 # --- dates and times: ISO 8601 text; in full as [text without zone, fold, zone] where that text would lose something
@@ -155,14 +164,14 @@ def _unpack_enum(classes: Classes, payload: Any) -> Any:
     if payload[1] is not None:
         member = cls.__members__.get(payload[1])
         if member is None:
-            raise ValueError(f"{payload[0]} has no member {payload[1]!r} any more")
+            raise Undecodable(f"the enum {payload[0]} has no member {shown_name(payload[1])!r} any more")
         return member
     known = cls._value2member_map_.get(payload[2])
     if known is not None:
         return known
     combined = Flag._missing_.__func__(cls, payload[2])  # type: ignore[attr-defined]  # past a `_missing_` of the class's own
     if type(combined) is not cls:
-        raise ValueError(f"{payload[0]} has no flags for {payload[2]!r} any more")
+        raise Undecodable(f"the enum {payload[0]} has not the stored flags any more")
     return combined
 
 
@@ -187,7 +196,7 @@ def _unpack_named(classes: Classes, payload: Any) -> Any:
     values = {**getattr(cls, "_field_defaults", {}), **payload[1]}
     lacking = [name for name in cls._fields if name not in values]
     if lacking:
-        raise TypeError(f"the stored value has no field {lacking[0]!r}, which has no default")
+        raise Undecodable(f"the stored {payload[0]} has no field {lacking[0]!r}, which has no default")
     return tuple.__new__(cls, [values[name] for name in cls._fields])
 
 
@@ -210,7 +219,7 @@ def _unpack_pydantic(classes: Classes, payload: Any) -> Any:
     for name, field in type(model).model_fields.items():
         if name not in state:
             if field.is_required():
-                raise TypeError(f"the stored value has no field {name!r}, which has no default")
+                raise Undecodable(f"the stored {payload[0]} has no field {name!r}, which has no default")
             state[name] = field.get_default(call_default_factory=True)
     sys.modules["pydantic.main"].BaseModel.__setstate__(
         model,
@@ -243,9 +252,9 @@ def _unpack_struct(classes: Classes, payload: Any) -> Any:
 def _of_kind(classes: Classes, name: str, kind: str) -> type:
     cls = classes.require(name)
     if kind_of(cls) != kind:
-        raise TypeError(f"{name} was stored as a {kind} and is none any more")
+        raise Undecodable(f"{shown_name(name)} was stored as a {kind} and is none any more")
     if kind in ("pydantic", "struct") and not classes.is_declared(cls):
-        raise TypeError(f"{name} needs its own constructor, so it must be declared: FluxEngine(types=[{cls.__name__}])")
+        raise Undecodable(f"{shown_name(name)} needs its own constructor, so it must be declared: FluxEngine(types=[{cls.__name__}])")
     return cls
 
 
@@ -300,9 +309,9 @@ def _no_way(cls: type, value: Any) -> str:
     for base in (str, int, float, dict, list, tuple, set, frozenset, bytes, bytearray, datetime, date, time, timedelta):
         if issubclass(cls, base):
             return f"a {name} cannot be stored: it would come back as a plain {base.__name__}; convert it: {base.__name__}(...)"
-    if hasattr(value, "__await__"):
+    if has_attribute(cls, "__await__"):
         return f"a {name} cannot be stored: was an `await` forgotten?"
-    if hasattr(value, "__next__"):
+    if has_attribute(cls, "__next__"):
         return f"a {name} cannot be stored: make it a list"
     return f"a value of type {name} cannot be stored: use plain data, a dataclass, an Enum, a NamedTuple or a declared model"
 
@@ -353,6 +362,7 @@ PACKERS: dict[type, Packer] = {
     time: _pack_instant("~time"),
     date: lambda on, value, depth: {"~date": value.isoformat()},
     timedelta: lambda on, value, depth: {"~timedelta": _pack_timedelta(value)},
+    Secret: _pack_secret,
 }
 
 UNPACKERS: dict[str, Unpacker] = {
@@ -373,6 +383,7 @@ UNPACKERS: dict[str, Unpacker] = {
     "~time": _unpack_instant(time),
     "~date": lambda classes, text: date.fromisoformat(text),
     "~timedelta": lambda classes, payload: _unpack_timedelta(payload),
+    "~secret": lambda classes, value: Secret(value),
     "~decimal": lambda classes, text: _lazily("decimal", "Decimal")(text),
     "~uuid": lambda classes, text: _lazily("uuid", "UUID")(text),
     "~path": _unpack_path,

@@ -1,14 +1,28 @@
-"""What a handler returns to make its step wait for a signal (S7.1)."""
+"""What handlers return to say more than a value: `wait(...)`, and a probe's `NOT_DONE`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from .core.workflow import MISSING
 from .durations import Duration, to_microseconds
 from .errors import InvalidArgument
 from .names import check_name
+
+
+class NotDone(Enum):
+    """The type of `NOT_DONE`."""
+
+    NOT_DONE = "not done"
+
+    def __repr__(self) -> str:
+        return "flux.NOT_DONE"
+
+
+NOT_DONE = NotDone.NOT_DONE
+"""A probe's answer that the attempt it asks after had no effect: the step is tried again (S3.8)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,33 +227,33 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
 @pytest.mark.parametrize(
     ("declared", "value", "path", "message"),
     [
-        (int, True, "", "expected int, got bool True"),
-        (int, "1", "", "expected int, got str '1'"),
-        (float, False, "", "expected float, got bool False"),
+        (int, True, "", "expected int, got bool"),
+        (int, "1", "", "expected int, got str"),
+        (float, False, "", "expected float, got bool"),
         (float, 10**400, "", "too large for a float"),
-        (bool, 1, "", "expected bool, got int 1"),
+        (bool, 1, "", "expected bool, got int"),
         (str, None, "", "expected str, got None"),
-        (date, "2026-13-01", "", "expected date (ISO 8601 text), got str '2026-13-01'"),
+        (date, "2026-13-01", "", "expected date (ISO 8601 text), got str"),
         (timedelta, "PT", "", "expected timedelta"),
         (timedelta, float("nan"), "", "expected timedelta"),
         (Decimal, 1.5, "", "expected Decimal"),
         (Decimal, "x", "", "expected Decimal"),
-        (Level, True, "", "expected Level (1, 2), got bool True"),
-        (Colour, [], "", "expected Colour ('r', 'b'), got list []"),
-        (Literal["a", 1], True, "", "expected one of 'a', 1, got bool True"),
-        (int | str, 1.5, "", "expected int | str, got float 1.5"),
-        (list[int], [1, "x"], "[1]", "expected int, got str 'x'"),
-        (list[int], "12", "", "expected list, got str '12'"),
+        (Level, True, "", "expected Level (1, 2), got bool"),
+        (Colour, [], "", "expected Colour ('r', 'b'), got list"),
+        (Literal["a", 1], True, "", "expected one of 'a', 1, got bool"),
+        (int | str, 1.5, "", "expected int | str, got float"),
+        (list[int], [1, "x"], "[1]", "expected int, got str"),
+        (list[int], "12", "", "expected list, got str"),
         (set[list[int]], [[1]], "", "expected set of hashable members"),
         (tuple[int, str], [1], "", "expected tuple of 2"),
         (dict[str, int], {"a": "x"}, "['a']", "expected int"),
         (dict[int, int], {"a": 1}, "['a'] (the key)", "expected int"),
-        (Order, {"id": "1", "lines": [{"sku": "a"}, {"sku": 5}], "placed": NOW}, "lines[1].sku", "expected str, got int 5"),
+        (Order, {"id": "1", "lines": [{"sku": "a"}, {"sku": 5}], "placed": NOW}, "lines[1].sku", "expected str, got int"),
         (Order, {"id": "1", "lines": [{"sku": "a", "skuu": 5}]}, "lines[0].skuu", "unknown field; the fields of Line are sku, count"),
         (Order, {"id": "1", "lines": []}, "placed", "missing: Order needs this field"),
         (Order, {"id": "1", "lines": [], "placed": NOW}, "", "Order refuses it: ValueError: no lines"),
-        (Order, [1], "", "expected Order (a mapping of its fields), got list [1]"),
-        (Optional[Line], {"sku": 5}, "sku", "expected str, got int 5"),  # noqa: UP045
+        (Order, [1], "", "expected Order (a mapping of its fields), got list"),
+        (Optional[Line], {"sku": 5}, "sku", "expected str, got int"),  # noqa: UP045
         (Line | Point, {"z": 5}, "", "expected Line | Point"),
         (Partial, {"a": 1}, "d", "missing"),
         (Partial, {"a": 1, "d": "x", "c": {}}, "c.sku", "missing"),
@@ -263,11 +263,11 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
         (Struct, {"n": "x"}, "n", "Struct: Expected `int`, got `str`"),
         (Struct, {"n": 1, "lines": [{}]}, "lines[0]", "Struct: Object missing required field `sku`"),
         (list[Struct], [{"n": "x"}], "[0].n", "Expected `int`"),
-        (str, ["x" * 1000] * 1000, "", "expected str, got list ['xxx"),
+        (str, ["x" * 1000] * 1000, "", "expected str, got list"),
     ],
 )  # fmt: skip
 def test_data_that_does_not_fit_is_refused_by_name(declared: Any, value: Any, path: str, message: str) -> None:
-    """S7.3, api.md (input): the field's path, what was expected and what came, in few words."""
+    """S7.3, S16, api.md (input): the field's path, what was expected and what type came, in few words, and never the value."""
     with pytest.raises(ConversionError) as caught:
         convert(value, declared)
     assert caught.value.path == path and message in str(caught.value) and len(str(caught.value)) < 500
@@ -387,3 +387,28 @@ def test_any_data_is_built_or_refused(data: Any, declared: Any) -> None:
     """S7.3: no other error ever leaves."""
     with contextlib.suppress(ConversionError):
         convert(data, declared)
+
+
+@dataclasses.dataclass
+class Left:
+    child: Left | Right | None = None
+
+
+@dataclasses.dataclass
+class Right:
+    child: Left | Right | None = None
+
+
+@pytest.mark.parametrize("leaf", [None, 5])
+def test_unions_that_contain_themselves(leaf: Any) -> None:
+    """S15.7: each part is converted once a member, not twice as often at every level; the error is of bounded length."""
+    data: Any = {"child": leaf}
+    for _ in range(60):
+        data = {"child": data}
+    if leaf is None:
+        found = convert(data, Left)
+        assert isinstance(found, Left) and isinstance(found.child, Left)
+        return
+    with pytest.raises(ConversionError) as caught:
+        convert(data, Left)
+    assert caught.value.path == "child" and len(str(caught.value)) < 600

@@ -13,7 +13,7 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import flux
-from flux import Context, FluxEngine, Workflow, create_workflow
+from flux import Context, FluxEngine, RunResult, Workflow, create_workflow
 from flux.testing import VirtualClock
 from flux_storage import MemoryStorage
 
@@ -194,6 +194,20 @@ async def second_time_lucky(ctx: Context) -> int:
     return 1
 
 
+calls: list[str] = []
+
+
+async def second_call_lucky(ctx: Context) -> int:
+    calls.append(ctx.path)
+    if len(calls) == 1:
+        raise OSError("not yet")
+    return 1
+
+
+async def took_effect(ctx: Context) -> int:
+    return 1
+
+
 hanging: list[str] = []
 
 
@@ -222,20 +236,41 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return verbs
 
 
-async def run_through(workflow: Workflow[Any, Any], *then: str) -> None:
-    """Execute it, and do what it needs to end."""
+Act = Callable[[FluxEngine, Workflow[Any, Any], VirtualClock], Awaitable[RunResult]]
+
+
+async def resume_later(engine: FluxEngine, workflow: Workflow[Any, Any], clock: VirtualClock) -> RunResult:
+    await clock.advance(hours=2)
+    return await engine.resume(workflow, "run-1")
+
+
+ACTS: dict[str, Act] = {
+    "signal": lambda engine, workflow, clock: engine.signal(workflow, "run-1", "go"),
+    "cancel": lambda engine, workflow, clock: engine.cancel("run-1"),
+    "resume": resume_later,
+    "retry": lambda engine, workflow, clock: engine.retry(workflow, "run-1"),
+    "replay": lambda engine, workflow, clock: engine.replay(workflow, "run-1"),
+    "fork": lambda engine, workflow, clock: engine.fork(workflow, "run-1", from_step="b"),
+    "skip": lambda engine, workflow, clock: engine.resolve("run-1", "b", "skip"),
+    "again": lambda engine, workflow, clock: engine.resolve("run-1", "b", "retry"),
+}
+
+
+async def run_through(workflow: Workflow[Any, Any], *then: str | Workflow[Any, Any]) -> None:
+    """Execute it, and do what it needs to end or to be blocked; from a workflow in between on, in an engine that has only that."""
     clock = VirtualClock()
-    async with FluxEngine(MemoryStorage(clock=clock)) as engine:
+    storage = MemoryStorage(clock=clock)
+    calls.clear()
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(FluxEngine(storage))
         result = await engine.execute(workflow, id="run-1")
         for act in then:
-            if act == "signal":
-                result = await engine.signal(workflow, "run-1", "go")
-            elif act == "cancel":
-                result = await engine.cancel("run-1")
+            if isinstance(act, Workflow):
+                workflow = act
+                engine = await stack.enter_async_context(FluxEngine(storage))
             else:
-                await clock.advance(hours=2)
-                result = await engine.resume(workflow, "run-1")
-        assert result.finished
+                result = await ACTS[act](engine, workflow, clock)
+        assert result.finished or result.status == "blocked" or not then
 
 
 async def claim(crash: bool) -> None:
@@ -260,6 +295,12 @@ async def claim(crash: bool) -> None:
 
 flow = create_workflow("flow")
 one = flow.step("a", ok)
+waits = one.wait("go").step("b", ok)
+newer = create_workflow("flow", version="2").step("a", ok).wait("go").step("c", ok).migrates_from(waits, rename={"b": "c"})
+other = flow.wait("go").step("a", ok)
+lucky = one.step("b", second_call_lucky, retries=0)
+pivoted = flow.commit("a", ok, pivot=True).step("b", second_call_lucky, retries=0)
+asked = flow.step("a", hang_once, timeout=1, probe=took_effect)
 fails = flow.step("a", ok, compensate=ok).step("b", refuse, retries=0)
 
 # What the table says -> a story with it, the same story without it.
@@ -273,6 +314,15 @@ STORIES: dict[str, tuple[Story, Story]] = {
     "a longer sleep, carried on by `resume`": ((one.sleep("nap", hours=1).step("b", ok), "resume"), (one.step("b", ok),)),
     "a cancel of a run that waits": ((one.wait("go"), "cancel"), (one,)),
     "a compensation": ((fails,), (flow.step("a", ok).step("b", refuse, retries=0),)),
+    "a probe, after a timeout": ((asked,), (one,)),
+    "`retry` of a run that failed at its last step": ((lucky, "retry"), (lucky,)),
+    "`replay` of a run with one commit step": ((one.commit("b", ok), "replay"), (one.commit("b", ok),)),
+    "`fork` before the last step": ((one.step("b", ok), "fork"), (one.step("b", ok),)),
+    "a failure behind the pivot, which blocks the run": ((pivoted,), (lucky,)),
+    '`resolve` with `"skip"` or `"done"`, at the last step': ((pivoted, "skip"), (pivoted,)),
+    '`resolve` with `"retry"`, at the last step': ((pivoted, "again"), (pivoted,)),
+    "a migration of a run that is carried on": ((waits, newer, "signal"), (waits, "signal")),
+    "a signal to a run that the code here does not fit": ((waits, other, "signal"), (one.wait("go"),)),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import json
 import traceback
 from decimal import Decimal
 from typing import Any
@@ -220,6 +221,194 @@ def test_an_exception_that_cannot_say_what_it_is() -> None:
     assert type(rebuild(failure, JsonCodec())) is Odd
 
 
+class Stops(Exception):
+    """Its text would end the process, the task or the coroutine of whoever asks for it."""
+
+    def __str__(self) -> str:
+        raise self.args[0]
+
+
+class OddBase(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    "inner", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), asyncio.CancelledError(), OddBase(), RecursionError()]
+)
+def test_a_text_that_would_stop_the_process(inner: BaseException) -> None:
+    """S3.9: capture raises nothing at all."""
+    failure = capture(raised(Stops(inner)), JsonCodec())
+    assert type(inner).__name__ in failure.message and type(rebuild(failure, JsonCodec())) is Stops
+
+
+def no(self: Any, *args: Any, **options: Any) -> Any:
+    raise RuntimeError("no")
+
+
+class NotAText(Exception):
+    __str__ = lambda self: 5  # type: ignore[assignment,return-value]  # noqa: E731
+
+
+class OwnText(Exception):
+    class Text(str):
+        __slots__ = ()
+        __getitem__ = __len__ = __str__ = __format__ = __repr__ = no  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return OwnText.Text("own text")
+
+
+class Contrary(Exception):
+    """Whatever may be called by a recording or a rebuilding raises."""
+
+    __eq__ = __hash__ = __bool__ = __len__ = __iter__ = __reduce__ = __reduce_ex__ = __setstate__ = __getstate__ = no  # type: ignore[assignment]
+    with_traceback = add_note = __setattr__ = __delattr__ = __format__ = __dir__ = no  # type: ignore[assignment]
+
+
+class LyingGroup(ExceptionGroup[Exception]):
+    exceptions = message = property(no)  # type: ignore[assignment]
+    derive = split = subgroup = __init__ = no  # type: ignore[assignment]
+
+    def __new__(cls, message: str, members: Any) -> LyingGroup:
+        return super().__new__(cls, message, members)
+
+
+class OwnChain(Exception):
+    """Its class calls other things by the names of the chain."""
+
+    __cause__ = __context__ = __suppress_context__ = __traceback__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+
+class NoArgs(Exception):
+    args = property(no)  # type: ignore[assignment]
+
+
+class Liar(Exception):
+    @property
+    def __class__(self) -> Any:
+        return ExceptionGroup
+
+
+@pytest.mark.parametrize("kind", [NotAText, OwnText, Contrary, NoArgs, Liar, OwnChain])
+def test_exceptions_that_resist(kind: type[Exception]) -> None:
+    """S3.9: type and arguments come back past whatever the class overrides; capture and rebuild raise nothing."""
+    error = Exception.__new__(kind, "a", 5)
+    found = there_and_back(raised(error))
+    assert type(found) is kind
+    if kind is not Liar:
+        assert BaseException.__dict__["args"].__get__(found) == ("a", 5)
+
+
+def test_a_group_that_resists() -> None:
+    """S3.9: members and message are read past the class."""
+    error = ExceptionGroup.__new__(LyingGroup, "many", [ValueError(1), KeyError(2)])
+    found = there_and_back(error)
+    assert type(found) is LyingGroup
+    assert [one.args for one in BaseExceptionGroup.__dict__["exceptions"].__get__(found)] == [(1,), (2,)]
+
+
+class ByReduce(Exception):
+    """Made by keywords, and says by `__reduce__` how to be made again: which is not asked."""
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def __reduce__(self) -> Any:
+        CALLED.append("__reduce__")
+        return no, ()
+
+
+class Quota(OSError):
+    """An OSError with a constructor and attributes of its own."""
+
+    def __init__(self, user: str, code: int = errno.EDQUOT) -> None:
+        super().__init__(code, f"quota of {user}")
+        self.user = user
+
+
+class Slots(Exception):
+    __slots__ = ("_code", "where")
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tight(Exception):
+    code: int
+    parts: tuple[str, ...] = ()
+
+
+class Final(KeyError):
+    def __init_subclass__(cls) -> None:
+        raise TypeError("no subclasses")
+
+
+class Located(SyntaxError):
+    pass
+
+
+def located() -> SyntaxError:
+    error = Located("bad")
+    error.filename, error.lineno, error.text = "f.py", 7, "x ="
+    return error
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ByReduce(what="x"), lambda: Quota("ana"), lambda: Slots("here"), lambda: Tight(3, ("a",)), lambda: Final("k"),
+        lambda: BlockingIOError(errno.EAGAIN, "later", 7), lambda: UnicodeEncodeError("ascii", "é\ud800", 0, 1, "no"),
+        lambda: UnicodeTranslateError("é", 0, 1, "no"), lambda: StopIteration({"v": 1}), lambda: StopAsyncIteration(2), lambda: EOFError(),
+        lambda: PermissionError(errno.EACCES, "no", "a", None, "b"), lambda: ConnectionResetError(errno.ECONNRESET, "reset"),
+        lambda: json.JSONDecodeError("bad", "{", 1), lambda: ValueError("\0", "\ud800", "\ud83d\ude00"), lambda: ValueError(ValueError),
+        lambda: located(),
+        lambda: TimeoutError("late"), lambda: asyncio.IncompleteReadError(b"ab", 5), lambda: ZeroDivisionError(1, None, (2, b"3")),
+    ],
+)  # fmt: skip
+def test_builtin_and_other_kinds(make: Any) -> None:
+    """S3.9: the same class, args, attributes and text, for what carries more than args."""
+    error = make()
+    CALLED.clear()
+    found = there_and_back(raised(error))
+    assert type(found) is type(error) and str(found) == str(error) and CALLED == []
+    if all(not isinstance(one, type) for one in error.args):
+        assert found.args == error.args
+    for name in ("errno", "strerror", "filename", "filename2", "characters_written", "object", "start", "end", "value", "lineno", "text",
+                 "user", "what", "where", "code", "parts", "doc", "pos", "partial", "expected"):  # fmt: skip
+        try:
+            before = getattr(error, name)
+        except AttributeError:
+            continue
+        assert getattr(found, name) == before, name
+
+
+def test_a_class_that_was_renamed() -> None:
+    """S3.9: what it was called then is named, with its message; its cause is still there."""
+    failure = capture(handled(lambda inner: raise_from(Declined(code=1, amount=Decimal(1)), inner)), JsonCodec())
+    failure.type = failure.type.replace("Declined", "Refused")
+    found = rebuild(failure, JsonCodec())
+    assert type(found) is StepError and found.type_name.endswith(":Refused") and "declined with 1" in str(found)
+    assert type(found.__cause__) is KeyError
+
+
+def test_a_class_that_is_no_exception_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3.9, D21."""
+    failure = capture(Declined(code=1, amount=Decimal(1)), JsonCodec())
+    monkeypatch.setitem(globals(), "Declined", dict)
+    assert type(rebuild(failure, JsonCodec())) is StepError
+
+
+def test_notes_that_are_none() -> None:
+    """S3.9: `__notes__` is anybody's to set."""
+    for notes in (5, [5, "n"], ("n",), {"a": 1}, None):
+        error = ValueError("x")
+        error.__notes__ = notes  # type: ignore[assignment]
+        assert type(there_and_back(raised(error))) is ValueError
+
+
 def test_texts_are_limited_and_keep_what_matters() -> None:
     """S15.7: 8 KiB of message, and of traceback the end."""
 
@@ -275,21 +464,79 @@ def chain(length: int) -> BaseException:
     return error
 
 
-def test_causes() -> None:
-    """S3.9: the cause, else the context unless it is suppressed; at most eight; cycles cut."""
+def handled(raise_it: Any) -> BaseException:
+    """What `raise_it` raises while a KeyError is being handled."""
     try:
         try:
             raise KeyError("inner")
-        except KeyError:
-            raise Frozen(1)
-    except Frozen as error:
+        except KeyError as inner:
+            raise_it(inner)
+    except BaseException as error:
+        return error
+    raise AssertionError
+
+
+def raise_from(outer: BaseException, cause: Any) -> None:
+    raise outer from cause
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ValueError("outer"), lambda: Frozen(1), lambda: OwnChain("outer"), lambda: Declined(code=1, amount=Decimal(1))]
+)
+def test_cause_context_and_none(make: Any) -> None:
+    """S3.9: `raise ... from error` comes back as the cause, a raise while handling as the context, `from None` as neither."""
+    get = BaseException.__dict__
+    cases: dict[str, tuple[Any, bool, bool, bool]] = {
+        "from": (lambda inner: raise_from(make(), inner), True, False, True),
+        "while handling": (lambda inner: raise_it(make()), False, True, False),
+        "from None": (lambda inner: raise_from(make(), None), False, False, True),
+    }
+    for name, (raise_it_, cause, context, suppressed) in cases.items():
+        error = handled(raise_it_)
         found = there_and_back(error)
-    assert type(found.__cause__) is KeyError and found.__cause__.args == ("inner",)
-    silent = ValueError("x")
-    silent.__context__ = KeyError("y")
-    silent.__suppress_context__ = True
-    assert capture(silent, JsonCodec()).cause is None
-    depth, failure = 0, capture(chain(1000), JsonCodec())
+        assert type(found) is type(error), name
+        assert (type(get["__cause__"].__get__(found)) is KeyError) is cause, name
+        assert (type(get["__context__"].__get__(found)) is KeyError) is context, name
+        assert get["__suppress_context__"].__get__(found) is suppressed, name
+        assert not {"__context__", "__suppress_context__"} & set(vars(found)), name
+        assert capture(found, JsonCodec()) == capture(error, JsonCodec()), name
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+def test_printed_as_python_would() -> None:
+    """S3.9: a traceback says 'direct cause' or 'during handling', as it did when it happened; of cause and context the cause is kept."""
+    during = "".join(traceback.format_exception(there_and_back(handled(lambda inner: raise_it(ValueError("outer"))))))
+    assert "During handling of the above exception" in during and "KeyError: 'inner'" in during
+    direct = "".join(traceback.format_exception(there_and_back(handled(lambda inner: raise_from(ValueError("outer"), OSError("why"))))))
+    assert "direct cause" in direct and "OSError: why" in direct and "KeyError" not in direct
+    silent = "".join(traceback.format_exception(there_and_back(handled(lambda inner: raise_from(ValueError("outer"), None)))))
+    assert "KeyError" not in silent
+
+
+def test_what_two_refer_to_is_kept_for_both() -> None:
+    """S3.9: only what leads back into itself is cut."""
+    shared = OSError("disk")
+    first, second = ValueError(1), ValueError(2)
+    first.__cause__ = second.__cause__ = shared
+    found = there_and_back(ExceptionGroup("both", [first, second, first]))
+    assert [one.args for one in found.exceptions] == [(1,), (2,), (1,)]
+    assert [str(one.__cause__) for one in found.exceptions] == ["disk"] * 3
+    group = ExceptionGroup("g", [first])
+    first.__context__ = group  # as a TaskGroup's members may have
+    group.__cause__ = first
+    again = there_and_back(group)
+    assert type(again.exceptions[0]) is ValueError and type(again.__cause__) is ValueError
+    own = ValueError("own")
+    own.__cause__ = own
+    assert capture(own, JsonCodec()).cause is None
+
+
+def test_long_chains_of_causes() -> None:
+    """S3.9: at most eight along a chain; cycles cut."""
+    depth, failure = 0, capture(chain(100_000), JsonCodec())
     while failure is not None:
         depth, failure = depth + 1, failure.cause  # type: ignore[assignment]
     assert depth == 8

@@ -41,6 +41,6 @@ def cut_cause(state: RunState, now: int) -> str | None:
     """Why attempts that are not sheltered should be stopped now, if they should (D10)."""
     if state.cancel is not None and state.cancel.interrupt:
         return "cancelled"
-    if state.deadline_at is not None and now >= state.deadline_at:
+    if state.deadline_at is not None and now >= state.deadline_at and state.pivot is None:
         return "deadline"
     return None

@@ -113,8 +113,52 @@ class Block(Command):
 
     reason: str
     message: str
+    path: str = ""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Unblock(Command):
     """Move a blocked run on: asked for by a person, or by code that fits again."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Answered(Command):
+    """The probe of a step answered: with the step's encoded result, or (None) that nothing happened (S3.8)."""
+
+    path: str
+    attempt: int
+    result: str | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Postpone(Command):
+    """A suspect could not be given a worker to itself: its next attempt waits `delay` microseconds more (D11)."""
+
+    path: str
+    delay: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Resolve(Command):
+    """Move on a run that is blocked at `path`; `result` is what the step taken as done returned, encoded."""
+
+    path: str
+    way: Literal["retry", "skip", "done"]
+    result: str | None
+    by: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Reopen(Command):
+    """Do something of an ended run again: from `from_path` on, or (a replay) its commit steps."""
+
+    cause: Literal["retry", "replay"]
+    from_path: str
+    by: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Migrate(Command):
+    """The run's journal fits the plan by a declared migration: it is of the plan's version from here on."""

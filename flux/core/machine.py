@@ -1,7 +1,7 @@
 """The pure machine: from a run's state and a command, the records that follow.
 
     decide(state, commands, moment) -> Decision     what follows from these requests and outcomes
-    evolve(state, record, at)                       the state after one fact            (state.py)
+    evolve(state, record, at)                       the state after one fact            (evolve.py)
     outstanding(state, now)                         what ought to be happening now      (actions.py)
 
 The holder of a run turns a loop: perform what is outstanding, hand the outcome to `decide`, COMMIT the records, and only
@@ -17,32 +17,61 @@ The core reads no clock and draws no random number: both come in with the `Momen
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from .commands import Advance, Arrived, Block, Command, Cut, CutCause, Lost, Posting, Raised, Released, Returned, Suspended, Tick, Unblock
+from .again import retry_from
+from .commands import (
+    Advance,
+    Answered,
+    Arrived,
+    Block,
+    Command,
+    Cut,
+    CutCause,
+    Lost,
+    Migrate,
+    Posting,
+    Postpone,
+    Raised,
+    Released,
+    Reopen,
+    Resolve,
+    Returned,
+    Suspended,
+    Tick,
+    Unblock,
+)
+from .evolve import EVOLVE
 from .failure import Failure
-from .plan import Node, Plan
+from .plan import PROBE, Node, Plan, base_path
 from .records import (
     AttemptCut,
     AttemptFailed,
+    AttemptIsolated,
     AttemptLost,
+    AttemptPostponed,
     AttemptReleased,
     BranchEnded,
+    CancelRefused,
     CancelRequested,
     Record,
+    Reopened,
     RunBlocked,
     RunCancelled,
     RunCompleted,
     RunCreated,
     RunFailed,
+    RunMigrated,
     RunUnblocked,
     SignalReceived,
     SleepEnded,
     SleepStarted,
     StepCompleted,
     StepFailed,
+    StepProbed,
+    StepResolved,
     StepSkipped,
     StepStarted,
     StepSuspended,
@@ -51,12 +80,16 @@ from .records import (
     WaitExpired,
     WaitStarted,
 )
-from .retry import crash_delay
-from .state import EVOLVE, Frame, RunState, StepState, undo_path
-from .status import TABLE
+from .retry import SUSPECT, crash_delay
+from .state import Frame, RunState, StepState, undo_path
+from .status import TABLE, RunStatus, StepStatus
 from .workflow import Kind
 
 Question: TypeAlias = Literal["when", "until"]
+
+
+def _busy() -> bool:
+    return False
 
 
 @dataclass(slots=True)
@@ -64,7 +97,8 @@ class Moment:
     """What the machine may know of the world: the time, a draw, an answer, and whether new attempts may start.
 
     `ask(node, path, question)` evaluates the step's `when` (a bool) or a sleep's due time (microseconds), and answers
-    with a Failure when that raised. `cancel(posting)` reads a cancel posting.
+    with a Failure when that raised. `read_cancel(posting)` reads a cancel posting. With `halt` nothing new starts. `alone`: this run
+    has its worker to itself; `quiet()`: nothing else happens to run in it (D11).
     """
 
     now: int
@@ -72,6 +106,8 @@ class Moment:
     ask: Callable[[Node, str, Question], Any]
     read_cancel: Callable[[Posting], CancelRequested]
     halt: bool = False
+    alone: bool = False
+    quiet: Callable[[], bool] = _busy
 
 
 class Decision:
@@ -92,11 +128,13 @@ class Decision:
         EVOLVE[type(record)](self.state, record, self.now)
 
 
-def create(plan: Plan, created: RunCreated, moment: Moment) -> tuple[RunState, Decision]:
-    """A new run. With `moment.halt` nothing starts yet: somebody will claim it."""
+def create(plan: Plan, created: RunCreated, moment: Moment, inherited: Sequence[Record] = ()) -> tuple[RunState, Decision]:
+    """A new run; a fork has `inherited`. With `moment.halt` nothing starts yet: somebody will claim it."""
     state = RunState(plan)
     draft = Decision(state, moment)
     draft.emit(created)
+    for record in inherited:
+        draft.emit(record)
     _settle(draft)
     state.updated_at = moment.now
     return state, draft
@@ -124,12 +162,12 @@ def _step_on(draft: Decision, command: Command) -> bool:
     Decides exactly what the general way would; whether it applied.
     """
     state = draft.state
-    if type(command) is not Returned or state.due or state.blocked or state.unwinding or state.cancel or state.failing:
+    if type(command) is not Returned or state.due or state.blocked or state.unwinding or state.cancel or state.failing or state.again:
         return False
     if draft.moment.halt or _overdue(draft):
         return False
     st = state.calls.get(command.path)
-    if st is None or st.attempt != command.attempt or st.node.undoes is not None or "/" in command.path:
+    if st is None or st.attempt != command.attempt or not st.node.plain or "/" in command.path:
         return False
     frame = state.frames[""]
     nodes = frame.steps.nodes
@@ -175,28 +213,44 @@ def _suspended(draft: Decision, command: Suspended) -> None:
     _deliver_kept(draft, command.path, command.signal)
 
 
+def _answered(draft: Decision, command: Answered) -> None:
+    """What a probe found out: the step is done, or it is tried again, as often as its retries allow (S3.8)."""
+    if _attempt(draft, command.path, command.attempt) is None:
+        return
+    path = base_path(command.path)
+    draft.emit(StepProbed(path, command.attempt, command.result))
+    st = draft.state.steps[path]
+    if command.result is None and not _stopping(draft, st):
+        if st.raised > st.node.retries and st.failure is not None:
+            _fail(draft, path, 0, st.failure)
+        elif not draft.moment.halt:
+            _try(draft, st)
+
+
 def _raised(draft: Decision, command: Raised) -> None:
     st = _attempt(draft, command.path, command.attempt)
     if st is None:
-        return
+        return None
+    if command.doubt and st.node.probe is not None and not _stopping(draft, st):
+        delay = st.node.retry.delay(st.raised + 1, draft.moment.draw()) if st.raised < st.node.retries else 0
+        return draft.emit(AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, True))
     if command.retryable and _may_retry(draft, st, command.doubt):
         node = st.node
-        delay = command.delay
-        if delay is None:
+        delay = command.delay or 0
+        if command.delay is None:
             delay = node.retry.delay(st.raised + 1, draft.moment.draw())
         if _within_budget(draft, st, delay):
             draft.emit(AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, command.doubt))
-            return
+            return None
     _fail(draft, command.path, command.attempt, command.failure, command.doubt)
 
 
 def _may_retry(draft: Decision, st: StepState, doubt: bool) -> bool:
-    state = draft.state
     if st.raised >= st.node.retries:
         return False
     if doubt and st.node.on_unknown != "retry":
         return False
-    return st.node.undoes is not None or not (state.cancel or state.failing or _overdue(draft))
+    return not _stopping(draft, st)
 
 
 def _within_budget(draft: Decision, st: StepState, delay: int) -> bool:
@@ -220,21 +274,26 @@ def _goes_down(state: RunState, cause: CutCause) -> bool:
     """Whether the run ends for the reason that an attempt was cut for; if not, the step must go on (S2.3)."""
     if cause == "cancelled":
         return state.cancel is not None
-    return cause == "deadline" and state.deadline_at is not None
+    return cause == "deadline" and state.deadline_at is not None and state.pivot is None
 
 
 def _lost(draft: Decision, command: Lost) -> None:
     state = draft.state
     for st in list(state.calls.values()):
-        stopping = st.node.undoes is None and (state.cancel is not None or _overdue(draft))
+        stopping = st.node.undoes is None and (state.cancel is not None or (_overdue(draft) and state.pivot is None))
         again = st.node.undoes is not None or (st.node.on_unknown == "retry" and not stopping)
         retry_at = draft.now + crash_delay(st.lost + 1) if again else None
         draft.emit(AttemptLost(st.path, st.attempt, retry_at))
-        if again and st.lost >= state.plan.crash_limit and state.blocked is None:
-            text = f"{st.path!r} lost {st.lost} attempts in a row to crashes of its worker"
+        if again and _own_losses(st) >= state.plan.crash_limit and state.blocked is None:
+            text = f"{st.path!r} lost {st.lost} attempts in a row to crashes of its worker, {st.guilty} of them while it ran alone"
             draft.emit(RunBlocked("WorkerCrashed", text, st.path))
         elif not again and not stopping:
             _fail_unknown(draft, st)
+
+
+def _own_losses(st: StepState) -> int:
+    """Losses that are the step's own doing: those while it ran alone, and with them the first, of which nothing is known (D11)."""
+    return st.guilty + 1 if st.guilty else 0
 
 
 def _fail_unknown(draft: Decision, st: StepState) -> None:
@@ -261,12 +320,28 @@ def _fire(draft: Decision, st: StepState) -> None:
     elif st.node.kind is Kind.SLEEP:
         draft.emit(SleepEnded(st.path))
     elif not draft.moment.halt and not _stopping(draft, st):
-        draft.emit(StepStarted(st.path, st.attempt + 1))
+        _try(draft, st)
+
+
+def _try(draft: Decision, st: StepState) -> None:
+    """The next attempt; a suspect's only where it is alone (D11), and after a doubt the probe's instead (S3.8)."""
+    moment = draft.moment
+    if st.lost >= SUSPECT and not moment.alone:
+        return
+    path, attempt = st.path, st.attempt + 1
+    if st.doubt and st.node.probe is not None:
+        path = st.path + PROBE
+        asked = draft.state.steps.get(path)
+        attempt = 1 if asked is None else asked.attempt + 1
+    draft.emit(StepStarted(path, attempt))
+    if st.lost and (moment.alone or moment.quiet()):
+        draft.emit(AttemptIsolated(path, attempt))
 
 
 def _stopping(draft: Decision, st: StepState) -> bool:
     state = draft.state
-    return st.node.undoes is None and bool(state.cancel or state.failing or _overdue(draft))
+    overdue = _overdue(draft) and state.pivot is None
+    return st.node.undoes is None and bool(state.cancel or state.failing or overdue)
 
 
 def _expire(draft: Decision, st: StepState) -> None:
@@ -287,10 +362,11 @@ def _arrived(draft: Decision, command: Arrived) -> None:
             continue
         state.assign(state, "inbox_seq", posting.seq)
         if posting.kind == "cancel":
-            _cancel(draft, posting)
+            if state.ended is None:
+                _cancel(draft, posting)
             continue
         paths = state.waits.get(posting.name)
-        if paths and state.blocked is None:
+        if paths and state.blocked is None and state.ended is None:
             _deliver(draft, paths[0], posting)
         else:
             state.put(state.inbox, posting.name, (*state.inbox.get(posting.name, ()), posting))
@@ -299,17 +375,34 @@ def _arrived(draft: Decision, command: Arrived) -> None:
 
 
 def _cancel(draft: Decision, posting: Posting) -> None:
-    """A second cancel is the same request, and one during compensation changes nothing (S11.2)."""
+    """A second cancel is the same request, and one during compensation changes nothing (S11.2), unless that is blocked."""
     state = draft.state
     draft.consumed.append(posting.seq)
-    if state.unwinding is not None:
-        return
     request = draft.moment.read_cancel(posting)
+    if state.unwinding is not None:
+        if state.blocked is not None:
+            _leave_undone(draft, request)
+        return
     first = state.cancel
-    if first is None:
+    if request.compensate and state.pivot is not None and state.replay is None:
+        draft.emit(CancelRefused(posting.seq))
+    elif first is None:
         draft.emit(request)
     elif request.interrupt and not first.interrupt:
         draft.emit(CancelRequested(posting.seq, first.reason, first.compensate, True))
+
+
+def _leave_undone(draft: Decision, request: CancelRequested) -> None:
+    """A cancel of a run that is blocked in its compensation: leave out what failed, and with `compensate=False` all the rest."""
+    state = draft.state
+    unwinding, blocked = state.unwinding, state.blocked
+    draft.emit(request)
+    if blocked is not None and blocked.path in state.steps:
+        draft.emit(StepResolved(blocked.path, "skip", None, "", request.reason or "cancelled"))
+    else:
+        draft.emit(RunUnblocked())
+    if unwinding is not None and not request.compensate:
+        draft.emit(UnwindStarted(unwinding.cause, unwinding.failure, False))
 
 
 def _deliver(draft: Decision, path: str, posting: Posting) -> None:
@@ -332,12 +425,47 @@ def _deliver_kept(draft: Decision, path: str, signal: str) -> None:
 
 
 def _block(draft: Decision, command: Block) -> None:
-    draft.emit(RunBlocked(command.reason, command.message))
+    draft.emit(RunBlocked(command.reason, command.message, command.path))
 
 
 def _unblock(draft: Decision, command: Unblock) -> None:
+    """Go on where it was parked; not where somebody has to decide what is to become of a step."""
+    blocked = draft.state.blocked
+    if blocked is not None and blocked.reason not in UNDECIDED:
+        draft.emit(RunUnblocked())
+        _deliver_all(draft)
+
+
+def _postpone(draft: Decision, command: Postpone) -> None:
+    if command.path in draft.state.parked:
+        draft.emit(AttemptPostponed(command.path, draft.now + command.delay))
+
+
+def _resolve(draft: Decision, command: Resolve) -> None:
+    draft.emit(StepResolved(command.path, command.way, command.result, command.by, command.reason))
+    _deliver_all(draft)
+
+
+def _reopen(draft: Decision, command: Reopen) -> None:
+    """Refused, by an exception, where it cannot be: see `again.py`."""
     state = draft.state
-    draft.emit(RunUnblocked())
+    deadline = state.plan.definition.deadline
+    path, deadline_at = "", None
+    if command.cause == "retry":
+        path = retry_from(state, command.from_path or None)
+        deadline_at = None if deadline is None else draft.now + deadline
+    draft.emit(Reopened(state.generation + 1, command.cause, path, command.by, command.reason, deadline_at))
+
+
+def _migrate(draft: Decision, command: Migrate) -> None:
+    plan = draft.state.plan
+    port = plan.ports.get(draft.state.version)
+    draft.emit(RunMigrated(plan.definition.version, plan.shape, dict(port.rename) or None if port is not None else None))
+
+
+def _deliver_all(draft: Decision) -> None:
+    """Signals that came while the run was blocked reach the waits that were there."""
+    state = draft.state
     for signal, paths in list(state.waits.items()):
         for path in paths:
             _deliver_kept(draft, path, signal)
@@ -355,10 +483,17 @@ _DECIDE: dict[type[Command], Callable[[Decision, Any], None]] = {
     Arrived: _arrived,
     Block: _block,
     Unblock: _unblock,
+    Answered: _answered,
+    Postpone: _postpone,
+    Resolve: _resolve,
+    Reopen: _reopen,
+    Migrate: _migrate,
 }
 
 
 # --- what follows of itself
+
+UNDECIDED = frozenset({"CompensationFailed", "PastPivot", "ReplayFailed"})  # blocked until a person says what is to become of a step
 
 
 def _overdue(draft: Decision) -> bool:
@@ -370,25 +505,81 @@ def _settle(draft: Decision) -> None:
     """Take the run as far as it goes without an answer from outside."""
     state = draft.state
     while state.ended is None and (state.blocked is None or _unparks(state)):
+        if state.replay is not None:
+            return _replay_on(draft)
         if state.unwinding is not None:
-            _unwind_on(draft)
-            return
+            return _unwind_on(draft)
         if state.cancel is not None or state.failing is not None or _overdue(draft):
             if state.calls:
-                return  # what is in flight is recorded first (I28)
-            _unwind(draft)
+                return None  # what is in flight is recorded first (I28)
+            _go_down(draft)
         elif not state.due:
-            return
+            return None
         else:
             frame = next(iter(state.due.values()))
             if draft.moment.halt and frame.cursor < len(frame.steps.nodes):
-                return  # nothing starts any more, but what is at its end may end
+                return None  # nothing starts any more, but what is at its end may end
             _take_up(draft, frame)
 
 
 def _unparks(state: RunState) -> bool:
     """A cancel moves a blocked run, downwards (S2.1)."""
     return state.cancel is not None and state.unwinding is None
+
+
+def _go_down(draft: Decision) -> None:
+    """The run cannot go on: unwind it; past its point of no return, that is for a person to say (S9.4)."""
+    state = draft.state
+    if state.pivot is None or (state.cancel is not None and not state.cancel.compensate):
+        _unwind(draft)
+    elif state.cancel is not None:
+        draft.emit(CancelRefused(state.cancel.seq))
+    elif state.failing is None and _at_end(state):
+        draft.emit(RunCompleted())
+    else:
+        _block_past_pivot(draft)
+
+
+def _at_end(state: RunState) -> bool:
+    root = state.frames[""]
+    return root.cursor == len(root.steps.nodes)
+
+
+def _block_past_pivot(draft: Decision) -> None:
+    """Past the point of no return nothing is undone: a person decides (S9.4, D10)."""
+    state = draft.state
+    if state.failing is None:
+        text = f"the deadline passed after the point of no return {state.pivot!r}"
+        draft.emit(RunBlocked("DeadlineExceeded", text))
+        return
+    failed = [st for st in state.steps.values() if st.status is StepStatus.FAILED and base_path(st.path) == st.path]
+    deepest = max((st for st in failed if _within(st.path, state.failing or "")), key=lambda st: st.path.count("/"))
+    text = f"{deepest.path!r} failed after the point of no return {state.pivot!r}: {deepest.failure}"
+    draft.emit(RunBlocked("PastPivot", text, deepest.path))
+
+
+def _within(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")
+
+
+def _replay_on(draft: Decision) -> None:
+    """The next commit step of a replay; after the last, or when it was cancelled, the run is what it was (D4)."""
+    state = draft.state
+    if state.calls:
+        return None
+    paths = state.replay or ()
+    if state.cancel is not None or state.replay_at == len(paths):
+        return draft.emit(_ENDINGS[state.before[0]]())
+    path = paths[state.replay_at]
+    if not state.parked and not draft.moment.halt:
+        draft.emit(StepStarted(path, state.steps[path].attempt + 1))
+
+
+_ENDINGS: dict[RunStatus, Callable[[], Record]] = {
+    RunStatus.COMPLETED: RunCompleted,
+    RunStatus.FAILED: RunFailed,
+    RunStatus.CANCELLED: RunCancelled,
+}
 
 
 def _take_up(draft: Decision, frame: Frame) -> None:
@@ -410,7 +601,9 @@ def _reach(draft: Decision, node: Node, path: str) -> None:
         if not answer:
             return draft.emit(StepSkipped(path))
     if node.called:
-        draft.emit(StepStarted(path, 1))
+        owed = draft.state.owed.get(path)
+        asked = owed is not None and owed.doubt and node.probe is not None
+        draft.emit(StepStarted(path + PROBE if asked else path, 1))
     elif node.kind is Kind.WAIT:
         _start_wait(draft, node, path)
     else:
@@ -443,15 +636,24 @@ def _start_sleep(draft: Decision, node: Node, path: str) -> None:
 def _fail(draft: Decision, path: str, attempt: int, failure: Failure, doubt: bool = False) -> None:
     """The step has failed for good, and with it the steps it stands in; or the compensation has (S10.3)."""
     st = draft.state.steps.get(path)
-    undoing = st is not None and st.node.undoes is not None
     draft.emit(StepFailed(path, attempt, failure, doubt))
-    if undoing:
+    if st is not None and st.node.probes is not None:
+        return _fail_unasked(draft, base_path(path), failure)
+    if draft.state.replay is not None:
+        return draft.emit(RunBlocked("ReplayFailed", f"{path!r} failed when it was run again: {failure}", path))
+    if st is not None and st.node.undoes is not None:
         if draft.state.plan.definition.on_compensation_failure == "block":
             draft.emit(RunBlocked("CompensationFailed", f"{path!r} failed: {failure}", path))
-        return
+        return None
     frame = draft.state.frames.get(path.rpartition("/")[0])
     if frame is not None and frame.owner:
         _fail(draft, frame.owner, 0, failure)
+
+
+def _fail_unasked(draft: Decision, path: str, why: Failure) -> None:
+    """The probe has failed for good: what happened stays unknown."""
+    text = f"an attempt of {path!r} may have taken effect, and its probe could not say: {why}"
+    _fail(draft, path, 0, replace(Failure.of("UnknownOutcome", text), cause=why), doubt=True)
 
 
 def _unwind(draft: Decision) -> None:
@@ -487,4 +689,4 @@ def _unwind_on(draft: Decision) -> None:
 
 def _undo_failed(state: RunState, path: str) -> bool:
     undo = state.steps.get(undo_path(path))
-    return undo is not None and undo.failure is not None and undo.result is None
+    return undo is not None and undo.status is StepStatus.FAILED

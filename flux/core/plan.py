@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .retry import SECOND, Retry
-from .workflow import Body, CompensateWhen, Definition, Handler, Kind, Step
+from .workflow import Body, CompensateWhen, Definition, Handler, Kind, Migration, Step
 
 UNDO = "!undo"  # the path of a compensation is its step's path and this
+PROBE = "!probe"  # and that of its probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,8 @@ class Defaults:
 
 
 class Node:
-    """A step of a plan, or its compensation (`undoes` is then the step's own node)."""
+    """A step of a plan, or what is called on its behalf: its compensation (`undoes` is then the step's own node), or its probe
+    (`probes` is)."""
 
     __slots__ = (
         "bodies",
@@ -38,6 +40,9 @@ class Node:
         "label",
         "name",
         "on_unknown",
+        "plain",
+        "probe",
+        "probes",
         "retries",
         "retry",
         "sheltered",
@@ -66,7 +71,10 @@ class Node:
         self.bodies = {name: Sequence(body, defaults) for name, body in step.bodies.items()}
         self.compensate_when: CompensateWhen = step.compensate_when
         self.undoes: Node | None = None
+        self.probes: Node | None = None
         self.undo = None if step.compensate is None else self._make_undo(step.compensate, defaults)
+        self.probe = None if step.probe is None else self._make_probe(step.probe, defaults)
+        self.plain = not step.pivot  # its end concerns nothing but its frame
 
     @staticmethod
     def _timeout(step: Step, defaults: Defaults) -> int | None:
@@ -82,7 +90,20 @@ class Node:
         undo.sheltered = True
         undo.undoes = self
         undo.label = self.name
+        undo.plain = False
         return undo
+
+    def _make_probe(self, handler: Handler, defaults: Defaults) -> Node:
+        probe = Node(Step(self.name + PROBE, Kind.STEP, handler), self.index, defaults)
+        probe.probes = self
+        probe.label = self.name
+        probe.plain = False
+        return probe
+
+    @property
+    def aside(self) -> bool:
+        """Whether it is called on behalf of a step, rather than being one."""
+        return self.undoes is not None or self.probes is not None
 
     def __repr__(self) -> str:
         return f"<Node {self.kind.value} {self.name}>"
@@ -99,10 +120,97 @@ class Sequence:
         self.single = body.single
 
 
-class Plan:
-    """A definition with an engine's defaults: what the machine works on."""
+def base_path(path: str) -> str:
+    """The path of the step that this is about: itself, or the step that it undoes or probes."""
+    return path.partition("!")[0] if "!" in path else path
 
-    __slots__ = ("crash_limit", "definition", "root", "shape")
+
+@dataclass(frozen=True, slots=True)
+class Ghost:
+    """A step that a migration has dropped: journals still tell of it, and its compensation may be owed."""
+
+    node: Node
+    place: float  # among the steps that are left: between two of them
+
+
+class Port:
+    """How the paths of another version's journals are read under this one (S13)."""
+
+    __slots__ = ("ghosts", "rename")
+
+    def __init__(self, old: Definition, chain: tuple[Migration, ...], defaults: Defaults) -> None:
+        self.rename: dict[str, str] = {}
+        self.ghosts: dict[str, Ghost] = {}
+        self._walk(old.body, "", "", chain, defaults)
+
+    def _walk(self, body: Body, prefix: str, at: str, chain: tuple[Migration, ...], defaults: Defaults) -> None:
+        """`prefix` is what leads to this body's steps in the old version, `at` in the new one."""
+        kept = gone = 0
+        for step in body.steps:
+            path = f"{prefix}{step.name}"
+            name, lived = _translate(path, chain)
+            here = f"{at}{name.rpartition('/')[2]}"
+            if here != path:
+                self.rename[path] = here
+            if lived != chain:
+                last = _step_at(chain[len(lived)].old.body, name)
+                gone += 1
+                self.ghosts[here] = Ghost(Node(last, kept - 1, defaults), kept - 1 + gone / (gone + 1))
+            else:
+                kept, gone = kept + 1, 0
+            for inner, branch in step.bodies.items():
+                way = "/" if branch.single else f"/{inner}/"
+                self._walk(branch, f"{path}{way}", f"{here}{way}", lived, defaults)
+
+    def path(self, path: str) -> str:
+        """The path under this version of what was written as this one."""
+        base = base_path(path)
+        return self.rename.get(base, base) + path[len(base) :]
+
+
+def _translate(path: str, chain: tuple[Migration, ...]) -> tuple[str, tuple[Migration, ...]]:
+    """The path after these migrations, and those that the step outlived: all, unless one of them drops it."""
+    for index, migration in enumerate(chain):
+        if path in migration.drop:
+            return path, chain[:index]
+        path = _renamed(path, dict(migration.rename))
+    return path, chain
+
+
+def _step_at(body: Body, path: str) -> Step:
+    name, _, rest = path.partition("/")
+    step = next(step for step in body.steps if step.name == name)
+    if not rest:
+        return step
+    way, _, further = rest.partition("/")
+    inner = step.bodies[way]
+    return _step_at(inner, rest if inner.single else further)
+
+
+def _renamed(path: str, names: dict[str, str]) -> str:
+    """The path with every step on the way to it under its new name."""
+    new: list[str] = []
+    way = ""
+    for part in path.split("/"):
+        way = f"{way}/{part}" if way else part
+        new.append(names.get(way, way).rpartition("/")[2])
+    return "/".join(new)
+
+
+def ports(definition: Definition, later: tuple[Migration, ...], defaults: Defaults) -> dict[str, Port]:
+    """For each older version that can go on under the newest: how it is read."""
+    found: dict[str, Port] = {}
+    for migration in definition.migrations:
+        chain = (migration, *later)
+        found[migration.old.version] = Port(migration.old, chain, defaults)
+        found = {**ports(migration.old, chain, defaults), **found}
+    return found
+
+
+class Plan:
+    """A definition with an engine's defaults: what the machine works on. `shape` is its fingerprint (S13.1)."""
+
+    __slots__ = ("crash_limit", "definition", "ghosts", "ports", "root", "shape")
 
     def __init__(self, definition: Definition, defaults: Defaults | None = None, shape: str = "") -> None:
         defaults = defaults or Defaults()
@@ -110,3 +218,7 @@ class Plan:
         self.root = Sequence(definition.body, defaults)
         self.crash_limit = defaults.crash_limit
         self.shape = shape
+        self.ports = ports(definition, (), defaults)
+        self.ghosts: dict[str, Ghost] = {}
+        for port in self.ports.values():  # the oldest version first, which has most of what is gone
+            self.ghosts = {**port.ghosts, **self.ghosts}

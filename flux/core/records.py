@@ -14,6 +14,8 @@ from .failure import Failure
 from .value import Value
 
 UnwindCause: TypeAlias = Literal["failed", "cancelled", "deadline"]
+Again: TypeAlias = Literal["retry", "replay"]
+Way: TypeAlias = Literal["retry", "skip", "done"]
 
 
 class Record(Value):
@@ -203,16 +205,109 @@ class RunCancelled(Record):
 
 @dataclass(slots=True, eq=False, repr=False)
 class RunBlocked(Record):
-    """The run is parked until it is moved on; `reason` is a class name of `flux.errors`, `path` the step it stands at."""
+    """The run is parked until it is moved on; `reason` is a class name of `flux.errors`, `path` the step it stands at.
+
+    `misfit` is the fingerprint of the code that the journal does not fit: other code may take the run (D28).
+    """
 
     reason: str
     message: str
     path: str = ""
+    misfit: str = ""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class RunUnblocked(Record):
     """The run goes on where it was parked."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class CancelRefused(Record):
+    """The cancel of posting `seq` cannot be honoured: the run has passed its point of no return meanwhile (D10)."""
+
+    seq: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class AttemptIsolated(Record):
+    """The attempt that was just started runs alone in its worker: if it is lost, that is its own doing (D11)."""
+
+    path: str
+    attempt: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class AttemptPostponed(Record):
+    """The next attempt has to wait longer, for a worker where it can run alone (D11)."""
+
+    path: str
+    retry_at: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepProbed(Record):
+    """The probe of the step at `path` has answered: with its result, or (None) that nothing happened (S3.8)."""
+
+    path: str
+    attempt: int
+    result: str | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepResolved(Record):
+    """A person moved on the run that was blocked at `path`: the step is tried again, left out, or taken as done with `result`."""
+
+    path: str
+    way: Way
+    result: str | None
+    by: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Reopened(Record):
+    """A person had an ended run do something again (D1): go on from `from_path` ('' for its end), or run its commit steps again."""
+
+    generation: int
+    cause: Again
+    from_path: str
+    by: str
+    reason: str
+    deadline_at: int | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunForked(Record):
+    """This run shares the history of run `origin` before `from_path` (D5); what it inherits follows."""
+
+    origin: str
+    from_path: str
+    by: str
+    reason: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StepInherited(Record):
+    """A step that the origin of a fork had done: its outcome is shared, its obligations are not (D5)."""
+
+    path: str
+    skipped: bool
+    attempt: int
+    signal: str | None
+    result: str | None
+    changes: Changes | None
+    started_at: int | None
+    ended_at: int | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunMigrated(Record):
+    """From here on the run is of another version of its workflow, by a declared migration (S13). `renamed` maps the paths that records
+    before this one have to those they have now: so the run can be read where that migration is not known."""
+
+    version: str
+    shape: str
+    renamed: dict[str, str] | None = None
 
 
 RECORDS: tuple[type[Record], ...] = (
@@ -239,4 +334,13 @@ RECORDS: tuple[type[Record], ...] = (
     RunCancelled,
     RunBlocked,
     RunUnblocked,
+    CancelRefused,
+    AttemptIsolated,
+    AttemptPostponed,
+    StepProbed,
+    StepResolved,
+    Reopened,
+    RunForked,
+    StepInherited,
+    RunMigrated,
 )

@@ -56,6 +56,9 @@ class Retry:
         return isinstance(error, self.retry_on)
 
 
+SUSPECT = 3  # lost attempts in a row from which on the next runs alone in its worker (D11)
+
+
 def crash_delay(lost: int) -> int:
     """Microseconds before the attempt that follows the `lost`-th lost one in a row (D11): 0, then 1, 2, 4 … 60 s."""
     return 0 if lost < 2 else min(60, 2 ** min(lost - 2, 6)) * SECOND

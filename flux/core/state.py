@@ -1,51 +1,23 @@
-"""The state of a run, and `evolve`: the state after one more fact.
+"""The state of a run: everything its journal says.
 
-State is the fold of the journal and nothing else (I8), save for the inbox, which is the storage's (D17). It is
+State is the fold of the journal and nothing else (I8; `evolve.py`), save for the inbox, which is the storage's (D17). It is
 updated in place by its one owner. While a decision is being prepared, every change also leaves its inverse in
 `state.log`, so that a decision the storage refuses can be taken back at the cost of the decision, not of the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
-from ..errors import DefinitionChanged, UnreadableRun
 from .commands import Changes, Posting
 from .failure import Failure
-from .plan import UNDO, Node, Plan, Sequence
-from .records import (
-    AttemptCut,
-    AttemptFailed,
-    AttemptLost,
-    AttemptReleased,
-    BranchEnded,
-    CancelRequested,
-    Record,
-    RunBlocked,
-    RunCancelled,
-    RunCompleted,
-    RunCreated,
-    RunFailed,
-    RunUnblocked,
-    SignalReceived,
-    SleepEnded,
-    SleepStarted,
-    StepCompleted,
-    StepFailed,
-    StepSkipped,
-    StepStarted,
-    StepSuspended,
-    UnwindStarted,
-    WaitExpired,
-    WaitStarted,
-)
+from .plan import UNDO, Node, Plan, Sequence, base_path
+from .records import CancelRequested, Reopened, RunBlocked, RunForked, StepResolved, UnwindStarted
 from .status import RunStatus, StepStatus
-from .workflow import Kind
 
-_ABSENT: Any = object()
-_RAN: Any = object()  # in the log: the step was running before
-_STEPPED: Any = object()  # in the log: one step completed and the next was started, in one go
+ABSENT: Any = object()
+RAN: Any = object()  # in the log: the step was running before
+STEPPED: Any = object()  # in the log: one step completed and the next was started, in one go
 
 
 class StepState:
@@ -55,15 +27,20 @@ class StepState:
     status = StepStatus.PENDING
     attempt = 0  # attempts started
     raised = 0  # attempts that raised or timed out: what `retries` counts
-    lost = 0  # attempts lost to crashes in a row: what `crash_limit` counts
+    lost = 0  # attempts lost to crashes in a row
     doubt = False  # an effect may have happened whose outcome is not recorded (D8)
     result: str | None = None
+    changes: Changes | None = None  # to the data, by the attempt that returned
     failure: Failure | None = None
     signal: str | None = None  # awaited now, or was
     default: str | None = None
     due_at: int | None = None  # of a retry, a sleep or a wait's timeout
     started_at: int | None = None
     ended_at: int | None = None
+    alone = False  # this attempt runs alone in its worker (D11)
+    guilty = 0  # attempts lost while alone: what `crash_limit` counts
+    owed = False  # an effect of an earlier generation is not undone yet
+    inherited = False  # done by the origin of this fork: its obligations are not ours (D5)
 
     def __init__(self, path: str, node: Node) -> None:
         self.path = path
@@ -72,15 +49,17 @@ class StepState:
     def saved(self) -> tuple[Any, ...]:
         """What changes, for `RunState.rollback`."""
         return (
-            self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.failure,
-            self.signal, self.default, self.due_at, self.started_at, self.ended_at,
+            self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.changes, self.failure,
+            self.signal, self.default, self.due_at, self.started_at, self.ended_at, self.alone, self.guilty, self.owed,
+            self.inherited,
         )  # fmt: skip
 
     def restore(self, saved: tuple[Any, ...]) -> None:
         """Back to what `saved` said."""
         (
-            self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.failure,
-            self.signal, self.default, self.due_at, self.started_at, self.ended_at,
+            self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.changes, self.failure,
+            self.signal, self.default, self.due_at, self.started_at, self.ended_at, self.alone, self.guilty, self.owed,
+            self.inherited,
         ) = saved  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
@@ -131,11 +110,27 @@ class RunState:
     updated_at = 0
     ended_at: int | None = None
     position = 0  # commits folded
+    # Doing it again (again.py)
+    generation = 0
+    again = False  # it has been reopened
+    pivot: str | None = None  # the point of no return, once it has completed (S9.4)
+    replay: tuple[str, ...] | None = None  # the commit steps that a replay runs again, in order
+    replay_at = 0
+    before: tuple[Any, ...] = ()  # what the replay found, for when it is over
+    forked: RunForked | None = None
+    inherited = 0  # steps that the origin of this fork has done
+    reopenings: tuple[tuple[int, Reopened], ...] = ()
+    resolutions: tuple[tuple[int, StepResolved], ...] = ()
+    misfits: tuple[str, ...] = ()  # fingerprints of code that the journal does not fit (D28)
     inbox_seq = 0  # the newest posting seen
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.first: Changes = {}  # the data it began with
         self.data: dict[str, str] = {}
+        self.past: dict[str, tuple[StepState, ...]] = {}  # steps as earlier generations left them
+        self.owed: dict[str, StepState] = {}  # steps to be done again whose earlier effect is not undone
+        self.keys: dict[str, tuple[str, int]] = {}  # path -> path and generation in its idempotency key, where not (path, 0) (D2)
         self.steps: dict[str, StepState] = {}  # every path reached, in the order of being reached
         self.frames: dict[str, Frame] = {}  # by prefix
         self.due: dict[str, Frame] = {}  # frames whose next step can be started
@@ -156,24 +151,39 @@ class RunState:
             return RunStatus.BLOCKED
         if self.unwinding is not None:
             return RunStatus.COMPENSATING
-        if self.calls or (self.due and self.steps):
+        if self.calls or (self.due and len(self.steps) > self.inherited) or (self.replay is not None and not self.parked):
             return RunStatus.RUNNING
         return RunStatus.SUSPENDED if self.parked else RunStatus.PENDING
 
     @property
     def wake_at(self) -> int | None:
         """When there is next something to do without a posting: 0 for at once, None for never."""
+        if self.blocked is not None and self.blocked.misfit and self.ended is None:
+            return 0  # for code that fits
         if self.ended is not None or self.blocked is not None:
             return None
         if self.calls or self.due:
             return 0
         times = [st.due_at for st in self.parked.values() if st.due_at is not None]
-        if self.unwinding is None:
+        if self.unwinding is None and self.replay is None:
             if self.deadline_at is not None:
                 times.append(self.deadline_at)
-        elif not times:
+        elif not times and not self.waits:
             return 0
         return min(times, default=None)
+
+    def key_of(self, path: str) -> tuple[str, int]:
+        """The path and the generation in the idempotency key of the step at `path`, which its compensation and its probe share (D2)."""
+        base = base_path(path)
+        return self.keys.get(base) or (base, 0)
+
+    def result_text(self, path: str) -> str | None:
+        """What the step at `path` returned last, encoded, in whatever generation."""
+        st = self.steps.get(path) or self.owed.get(path)
+        for one in (st, *reversed(self.past.get(path, ()))):
+            if one is not None and one.result is not None:
+                return one.result
+        return None
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -193,19 +203,32 @@ class RunState:
 
     def put(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
         """`mapping[key] = value`, undoable."""
-        self.log.append((mapping, key, mapping.get(key, _ABSENT)))
+        self.log.append((mapping, key, mapping.get(key, ABSENT)))
         mapping[key] = value
 
     def drop(self, mapping: dict[Any, Any], key: Any) -> None:
         """`mapping.pop(key, None)`, undoable."""
-        old = mapping.pop(key, _ABSENT)
-        if old is not _ABSENT:
+        old = mapping.pop(key, ABSENT)
+        if old is not ABSENT:
             self.log.append((mapping, key, old))
 
     def assign(self, target: Any, name: str, value: Any) -> None:
         """`target.name = value`, undoable."""
         self.log.append((target, name, getattr(target, name)))
         setattr(target, name, value)
+
+    def change(self, changes: Changes | None) -> None:
+        """Change the data, undoable."""
+        for key, value in (changes or {}).items():
+            if value is None:
+                self.drop(self.data, key)
+            else:
+                self.put(self.data, key, value)
+
+    def save(self, st: StepState) -> StepState:
+        """This step is about to change: let it be undoable."""
+        self.log.append((st, None, st.saved()))
+        return st
 
     def settle(self) -> None:
         """What was decided is committed: forget how to take it back."""
@@ -217,7 +240,7 @@ class RunState:
         while log:
             target, key, old = log.pop()
             if type(target) is dict:
-                if old is _ABSENT:
+                if old is ABSENT:
                     del target[key]
                 elif key in target:
                     target[key] = old
@@ -225,25 +248,26 @@ class RunState:
                     _reinsert(target, key, old)
             elif key is None:
                 target.restore(old)
-            elif key is _STEPPED:
+            elif key is STEPPED:
                 self._step_back(*old)
-            elif key is _RAN:
+            elif key is RAN:
                 target.status = StepStatus.RUNNING
-                target.result = target.ended_at = None
-                target.failure, target.lost = old
+                target.result = target.changes = target.ended_at = None
+                target.failure, target.lost, target.guilty = old
             else:
                 setattr(target, key, old)
 
     def step_on(self, st: StepState, frame: Frame, following: Node | None, result: str, changes: Changes | None, at: int) -> None:
         """The same as `evolve` with this step's StepCompleted and the following one's StepStarted (or, without one, RunCompleted), in a
         top-level sequence: what most commits say, without the ceremony. The laws in the tests hold it against `evolve`."""
-        self.log.append((self, _STEPPED, (st, frame, st.failure, st.lost, following)))
+        self.log.append((self, STEPPED, (st, frame, st.failure, st.lost, st.guilty, following)))
         if changes:
-            _change(self, changes)
+            self.change(changes)
+            st.changes = changes
         st.status = StepStatus.COMPLETED
         st.result = result
         st.failure = None
-        st.lost = 0
+        st.lost = st.guilty = 0
         st.ended_at = at
         calls = self.calls
         del calls[st.path]
@@ -259,7 +283,7 @@ class RunState:
         started.started_at = at
         calls[name] = started
 
-    def _step_back(self, st: StepState, frame: Frame, failure: Failure | None, lost: int, following: Node | None) -> None:
+    def _step_back(self, st: StepState, frame: Frame, failure: Failure | None, lost: int, guilty: int, following: Node | None) -> None:
         if following is None:
             self.ended = self.ended_at = None
         else:
@@ -267,16 +291,9 @@ class RunState:
             del self.steps[following.name]
         frame.cursor = st.node.index
         st.status = StepStatus.RUNNING
-        st.result = st.ended_at = None
-        st.failure, st.lost = failure, lost
+        st.result = st.changes = st.ended_at = None
+        st.failure, st.lost, st.guilty = failure, lost, guilty
         self.calls[st.path] = st
-
-    def apply_row(self, at: int, records: Iterable[Record]) -> None:
-        """Fold one committed journal row."""
-        for record in records:
-            evolve(self, record, at)
-        self.position += 1
-        self.log.clear()
 
     def facts(self) -> tuple[Any, ...]:
         """Everything that the journal determines, comparable: two folds of one journal have equal facts (I8)."""
@@ -284,7 +301,8 @@ class RunState:
             self.status, self.workflow, self.version, self.shape, self.input, self.data, self.steps, self.frames,
             sorted(self.due), sorted(self.calls), sorted(self.parked), self.waits, self.cancel, self.failing,
             self.unwinding, self.undo, self.undo_at, self.blocked, self.ended, self.deadline_at, self.wake_at,
-            self.created_at, self.updated_at, self.ended_at,
+            self.created_at, self.updated_at, self.ended_at, self.generation, self.pivot, self.replay, self.replay_at,
+            self.forked, self.reopenings, self.resolutions, self.misfits, self.first, self.past, self.owed, self.keys,
         )  # fmt: skip
 
 
@@ -293,421 +311,21 @@ def _reinsert(target: dict[Any, Any], key: Any, old: Any) -> None:
     target[key] = old
 
 
-def fold(plan: Plan, rows: Iterable[tuple[int, Iterable[Record]]]) -> RunState:
-    """The state after these journal rows, each `(at, records)`.
-
-    Raises DefinitionChanged where they do not fit the plan (S13.2), and UnreadableRun, without a run id, where a record
-    makes no sense after those before it: a row is missing, or is not what was written (S15.2).
-    """
-    state = RunState(plan)
-    for at, records in rows:
-        try:
-            state.apply_row(at, records)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise UnreadableRun(
-                f"row {state.position + 1} of the journal does not follow from those before it: {type(error).__name__}: {error}"
-            ) from error
-    return state
-
-
-def evolve(state: RunState, record: Record, at: int) -> None:
-    """The state after this fact, which was recorded at `at`."""
-    EVOLVE[type(record)](state, record, at)
-    state.updated_at = at
-
-
-# --- helpers
-
-
-def misfit(path: str, why: str) -> DefinitionChanged:
-    """The journal has something that the code does not."""
-    return DefinitionChanged(f"step {path!r} of the journal {why}", (path,))
-
-
 def undo_path(path: str) -> str:
     """The path of the compensation of the step at `path`."""
     return path + UNDO
 
 
-def _reach(state: RunState, path: str, at: int, *, called: bool | None = None, kind: Kind | None = None) -> StepState:
-    """The step's state, made when its path is new; checks that the code has this step here and of this kind."""
-    st = state.steps.get(path)
-    if st is not None:
-        state.log.append((st, None, st.saved()))
-        return st
-    node = _node_for(state, path)
-    if (called is not None and node.called is not called) or (kind is not None and node.kind is not kind):
-        raise misfit(path, f"has changed its kind to {node.kind.value!r}")
-    st = state.steps[path] = StepState(path, node)
-    st.started_at = at
-    state.log.append((state.steps, path, _ABSENT))
-    return st
-
-
-def _node_for(state: RunState, path: str) -> Node:
-    if "/" not in path:
-        root = state.frames[""]
-        nodes = root.steps.nodes
-        if root.cursor < len(nodes) and nodes[root.cursor].name == path:
-            return nodes[root.cursor]
-    if path.endswith(UNDO):
-        undo = state.steps[path[: -len(UNDO)]].node.undo
-        if undo is None:
-            raise misfit(path, "has no compensation any more")
-        return undo
-    prefix, _, name = path.rpartition("/")
-    frame = state.frames.get(prefix)
-    node = None if frame is None else frame.steps.by_name.get(name)
-    if frame is None or node is None:
-        raise misfit(path, "is not in the workflow any more")
-    if node.index != frame.cursor:
-        expected = frame.steps.nodes[frame.cursor].name if frame.cursor < len(frame.steps.nodes) else "the end"
-        raise misfit(path, f"stands where the workflow now has {expected!r}")
-    return node
-
-
-def _known(state: RunState, path: str) -> StepState:
-    st = state.steps[path]
-    state.log.append((st, None, st.saved()))
-    return st
-
-
-def _running(state: RunState, path: str) -> StepState:
-    """The step of an attempt that now has an outcome."""
-    st = _known(state, path)
-    state.drop(state.calls, path)
-    return st
-
-
-def _unpark(state: RunState, st: StepState) -> None:
-    if state.parked.pop(st.path, None) is not None:
-        state.log.append((state.parked, st.path, st))
-    if st.signal is not None and st.signal in state.waits:
-        left = tuple(path for path in state.waits[st.signal] if path != st.path)
-        if left:
-            state.put(state.waits, st.signal, left)
-        else:
-            state.drop(state.waits, st.signal)
-
-
-def _await(state: RunState, st: StepState, signal: str, expires_at: int | None) -> None:
-    st.status = StepStatus.SUSPENDED
-    st.signal = signal
-    st.due_at = expires_at
-    state.put(state.parked, st.path, st)
-    state.put(state.waits, signal, (*state.waits.get(signal, ()), st.path))
-
-
-def _end(state: RunState, st: StepState, status: StepStatus, at: int) -> None:
-    """The step has its final outcome: its frame moves on."""
-    st.status = status
-    st.ended_at = at
-    st.due_at = None
-    if st.node.undoes is not None:
-        state.assign(state, "undo_at", state.undo_at + 1)
-        return
-    _move_on(state, st)
-
-
-def _move_on(state: RunState, st: StepState) -> None:
-    """The step has ended: its frame stands at the next."""
-    path = st.path
-    prefix = path.rpartition("/")[0] if "/" in path else ""
-    frame = state.frames[prefix]
-    state.log.append((frame, "cursor", frame.cursor))
-    frame.cursor = st.node.index + 1
-    state.log.append((state.due, prefix, state.due.get(prefix, _ABSENT)))
-    state.due[prefix] = frame
-
-
-def _change(state: RunState, changes: Changes | None) -> None:
-    if changes:
-        for key, value in changes.items():
-            if value is None:
-                state.drop(state.data, key)
-            else:
-                state.put(state.data, key, value)
-
-
-# --- one small function a record
-
-
-def _run_created(state: RunState, record: RunCreated, at: int) -> None:
-    state.workflow = record.workflow
-    state.version = record.version
-    state.shape = record.shape
-    state.input = record.input
-    state.deadline_at = record.deadline_at
-    state.created_at = at
-    _change(state, record.data)
-    root = Frame("", "", state.plan.root)
-    state.frames[""] = root
-    state.due[""] = root
-
-
-def _step_started(state: RunState, record: StepStarted, at: int) -> None:
-    path = record.path
-    st = _reach(state, path, at, called=True)
-    if st.started_at is None:
-        st.started_at = at
-    st.status = StepStatus.RUNNING
-    st.attempt = record.attempt
-    st.due_at = None
-    if state.parked:
-        state.drop(state.parked, path)
-    if st.node.undoes is not None:
-        _show_undo(state, path, StepStatus.COMPENSATING)
-    elif state.due:
-        state.drop(state.due, path.rpartition("/")[0] if "/" in path else "")
-    state.calls[path] = st
-    state.log.append((state.calls, path, _ABSENT))
-
-
-def _show_undo(state: RunState, path: str, status: StepStatus) -> None:
-    """The history line of the step tells how its compensation stands (S10.6)."""
-    _known(state, path[: -len(UNDO)]).status = status
-
-
-def _step_completed(state: RunState, record: StepCompleted, at: int) -> None:
-    path = record.path
-    st = state.calls.pop(path)
-    log = state.log
-    log.append((state.calls, path, st))
-    log.append((st, _RAN, (st.failure, st.lost)))
-    st.status = StepStatus.COMPLETED
-    st.result = record.result
-    st.failure = None
-    st.lost = 0
-    st.ended_at = at
-    if record.changes:
-        _change(state, record.changes)
-    if st.node.undoes is None:
-        _move_on(state, st)
-        return
-    _show_undo(state, path, StepStatus.COMPENSATED)
-    state.steps[path[: -len(UNDO)]].doubt = False
-    state.assign(state, "undo_at", state.undo_at + 1)
-
-
-def _step_suspended(state: RunState, record: StepSuspended, at: int) -> None:
-    st = _running(state, record.path)
-    st.default = record.default
-    st.failure = None
-    _change(state, record.changes)
-    _await(state, st, record.signal, record.expires_at)
-
-
-def _park_attempt(state: RunState, st: StepState, retry_at: int | None, at: int) -> None:
-    if retry_at is None:
-        st.status = StepStatus.CANCELLED
-        st.ended_at = at
-    else:
-        st.status = StepStatus.SUSPENDED
-        st.due_at = retry_at
-        state.put(state.parked, st.path, st)
-
-
-def _attempt_failed(state: RunState, record: AttemptFailed, at: int) -> None:
-    st = _running(state, record.path)
-    st.raised += 1
-    st.lost = 0
-    st.failure = record.failure
-    st.doubt = st.doubt or record.doubt
-    _park_attempt(state, st, record.retry_at, at)
-
-
-def _attempt_lost(state: RunState, record: AttemptLost, at: int) -> None:
-    st = _running(state, record.path)
-    st.lost += 1
-    st.doubt = True
-    _park_attempt(state, st, record.retry_at, at)
-
-
-def _attempt_cut(state: RunState, record: AttemptCut, at: int) -> None:
-    st = _running(state, record.path)
-    st.doubt = True
-    _park_attempt(state, st, record.retry_at, at)
-
-
-def _attempt_released(state: RunState, record: AttemptReleased, at: int) -> None:
-    st = _running(state, record.path)
-    st.attempt -= 1
-    if st.attempt == 0:
-        st.started_at = None
-    st.status = StepStatus.PENDING
-    st.due_at = at
-    state.put(state.parked, st.path, st)
-
-
-def _step_failed(state: RunState, record: StepFailed, at: int) -> None:
-    path = record.path
-    st = _reach(state, path, at)
-    state.drop(state.calls, path)
-    _unpark(state, st)
-    if record.attempt:
-        st.raised += 1
-    st.failure = record.failure
-    st.doubt = st.doubt or record.doubt
-    st.status = StepStatus.FAILED
-    st.ended_at = at
-    st.due_at = None
-    if st.node.undoes is not None:
-        _show_undo(state, path, StepStatus.COMPLETED)
-        base = state.steps[path[: -len(UNDO)]]
-        if base.result is None:
-            base.status = StepStatus.FAILED if base.failure is not None else StepStatus.CANCELLED
-        state.assign(state, "undo_at", state.undo_at + 1)
-        return
-    state.drop(state.due, path.rpartition("/")[0])
-    if "/" not in path:
-        state.assign(state, "failing", path)
-
-
-def _step_skipped(state: RunState, record: StepSkipped, at: int) -> None:
-    _end(state, _reach(state, record.path, at), StepStatus.SKIPPED, at)
-
-
-def _wait_started(state: RunState, record: WaitStarted, at: int) -> None:
-    st = _reach(state, record.path, at, kind=Kind.WAIT)
-    state.drop(state.due, record.path.rpartition("/")[0])
-    _await(state, st, record.signal, record.expires_at)
-
-
-def _signal_received(state: RunState, record: SignalReceived, at: int) -> None:
-    st = _known(state, record.path)
-    _unpark(state, st)
-    st.result = record.payload
-    _end(state, st, StepStatus.COMPLETED, at)
-
-
-def _wait_expired(state: RunState, record: WaitExpired, at: int) -> None:
-    st = _known(state, record.path)
-    _unpark(state, st)
-    if record.result is not None:
-        st.result = record.result
-        _end(state, st, StepStatus.COMPLETED, at)
-        return
-    body = st.node.bodies.get("on_timeout")
-    if body is None:
-        raise misfit(record.path, "has no on_timeout branch any more")
-    st.status = StepStatus.RUNNING
-    st.due_at = None
-    frame = Frame(record.path if body.single else f"{record.path}/on_timeout", record.path, body)
-    state.put(state.frames, frame.prefix, frame)
-    state.put(state.due, frame.prefix, frame)
-
-
-def _branch_ended(state: RunState, record: BranchEnded, at: int) -> None:
-    st = _known(state, record.path)
-    for prefix in (record.path, f"{record.path}/on_timeout"):
-        state.drop(state.frames, prefix)
-        state.drop(state.due, prefix)
-    _end(state, st, StepStatus.COMPLETED, at)
-
-
-def _sleep_started(state: RunState, record: SleepStarted, at: int) -> None:
-    st = _reach(state, record.path, at, kind=Kind.SLEEP)
-    state.drop(state.due, record.path.rpartition("/")[0])
-    st.status = StepStatus.SUSPENDED
-    st.due_at = record.until
-    state.put(state.parked, record.path, st)
-
-
-def _sleep_ended(state: RunState, record: SleepEnded, at: int) -> None:
-    st = _known(state, record.path)
-    _unpark(state, st)
-    _end(state, st, StepStatus.COMPLETED, at)
-
-
-def _cancel_requested(state: RunState, record: CancelRequested, at: int) -> None:
-    state.assign(state, "cancel", record)
-
-
-def _unwind_started(state: RunState, record: UnwindStarted, at: int) -> None:
-    for st in list(state.parked.values()):
-        state.log.append((st, None, st.saved()))
-        _unpark(state, st)
-        st.status = StepStatus.CANCELLED
-        st.due_at = None
-        st.ended_at = at
-    for frame in state.frames.values():
-        if frame.owner and state.steps[frame.owner].status is StepStatus.RUNNING:
-            owner = _known(state, frame.owner)
-            owner.status = StepStatus.CANCELLED
-            owner.ended_at = at
-    for prefix in list(state.due):
-        state.drop(state.due, prefix)
-    state.assign(state, "blocked", None)
-    state.assign(state, "unwinding", record)
-    if record.compensate:
-        state.assign(state, "undo", tuple(path for path, st in reversed(state.steps.items()) if needs_undo(st)))
-
-
 def needs_undo(st: StepState) -> bool:
     """Whether this step belongs to the set of S10.4."""
-    if st.node.undo is None or st.status is StepStatus.SKIPPED:
+    if st.node.undo is None or st.inherited or st.status is StepStatus.COMPENSATED:
+        return False
+    if st.owed:
+        return True
+    if st.status is StepStatus.SKIPPED and not st.doubt:
         return False
     if st.result is not None or st.signal is not None:
         return True  # completed, or its handler returned `wait` (its effect has happened)
     if st.node.compensate_when == "started":
         return st.attempt > 0
     return st.doubt and (st.node.compensate_when == "in_doubt" or st.node.on_unknown == "compensate")
-
-
-def _run_completed(state: RunState, record: RunCompleted, at: int) -> None:
-    _finish(state, RunStatus.COMPLETED, at)
-
-
-def _run_failed(state: RunState, record: RunFailed, at: int) -> None:
-    _finish(state, RunStatus.FAILED, at)
-
-
-def _run_cancelled(state: RunState, record: RunCancelled, at: int) -> None:
-    _finish(state, RunStatus.CANCELLED, at)
-
-
-def _finish(state: RunState, status: RunStatus, at: int) -> None:
-    state.drop(state.due, "")
-    state.log.append((state, "ended", None))
-    state.log.append((state, "ended_at", None))
-    state.ended = status
-    state.ended_at = at
-
-
-def _run_blocked(state: RunState, record: RunBlocked, at: int) -> None:
-    state.assign(state, "blocked", record)
-
-
-def _run_unblocked(state: RunState, record: RunUnblocked, at: int) -> None:
-    if state.blocked is not None and state.blocked.path in state.steps:
-        _known(state, state.blocked.path).lost = 0
-    state.assign(state, "blocked", None)
-
-
-Evolve: TypeAlias = Callable[[RunState, Any, int], None]
-
-EVOLVE: dict[type[Record], Evolve] = {
-    RunCreated: _run_created,
-    StepStarted: _step_started,
-    StepCompleted: _step_completed,
-    StepSuspended: _step_suspended,
-    AttemptFailed: _attempt_failed,
-    AttemptLost: _attempt_lost,
-    AttemptCut: _attempt_cut,
-    AttemptReleased: _attempt_released,
-    StepFailed: _step_failed,
-    StepSkipped: _step_skipped,
-    WaitStarted: _wait_started,
-    SignalReceived: _signal_received,
-    WaitExpired: _wait_expired,
-    BranchEnded: _branch_ended,
-    SleepStarted: _sleep_started,
-    SleepEnded: _sleep_ended,
-    CancelRequested: _cancel_requested,
-    UnwindStarted: _unwind_started,
-    RunCompleted: _run_completed,
-    RunFailed: _run_failed,
-    RunCancelled: _run_cancelled,
-    RunBlocked: _run_blocked,
-    RunUnblocked: _run_unblocked,
-}

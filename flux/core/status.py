@@ -8,7 +8,25 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .commands import Advance, Arrived, Block, Command, Cut, Lost, Raised, Released, Returned, Suspended, Tick, Unblock
+from .commands import (
+    Advance,
+    Answered,
+    Arrived,
+    Block,
+    Command,
+    Cut,
+    Lost,
+    Migrate,
+    Postpone,
+    Raised,
+    Released,
+    Reopen,
+    Resolve,
+    Returned,
+    Suspended,
+    Tick,
+    Unblock,
+)
 
 
 class RunStatus(str, Enum):
@@ -52,13 +70,19 @@ TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
 
 APPLY, IGNORE = True, False
 
-_ATTEMPTS: tuple[type[Command], ...] = (Returned, Suspended, Raised, Cut, Released, Lost)
-COMMANDS: tuple[type[Command], ...] = (*_ATTEMPTS, Advance, Tick, Arrived, Block, Unblock)
+_ATTEMPTS: tuple[type[Command], ...] = (Returned, Suspended, Answered, Raised, Cut, Released, Lost)
+COMMANDS: tuple[type[Command], ...] = (*_ATTEMPTS, Advance, Tick, Arrived, Postpone, Block, Unblock, Resolve, Reopen, Migrate)
 
-_MOVING: dict[type[Command], bool] = {**dict.fromkeys(COMMANDS, APPLY), Unblock: IGNORE}
-# A parked run starts nothing, but records what its attempts came to (I28), keeps signals, and can be cancelled.
-_PARKED: dict[type[Command], bool] = {**dict.fromkeys(COMMANDS, IGNORE), **dict.fromkeys((*_ATTEMPTS, Arrived, Unblock), APPLY)}
-_ENDED: dict[type[Command], bool] = dict.fromkeys(COMMANDS, IGNORE)
+
+def _only(*applied: type[Command]) -> dict[type[Command], bool]:
+    return {command: command in applied for command in COMMANDS}
+
+
+_MOVING = _only(*_ATTEMPTS, Advance, Tick, Arrived, Postpone, Block, Migrate)
+# A parked run starts nothing, but records what its attempts came to (I28), keeps signals, and can be cancelled or moved on.
+_PARKED = _only(*_ATTEMPTS, Arrived, Unblock, Resolve, Reopen, Migrate)
+# What has ended stays so, but for a person's explicit act (S2.2), for which the signals that nobody took are kept.
+_ENDED = _only(Arrived, Reopen, Migrate)
 
 TABLE: dict[RunStatus, dict[type[Command], bool]] = {
     RunStatus.PENDING: _MOVING,

@@ -59,6 +59,8 @@ class Step:
     timeout: int | None = None
     unlimited: bool = False  # `timeout=None` was asked for
     on_unknown: OnUnknown = "retry"
+    probe: Handler | None = None  # asks whether an attempt of unknown outcome happened (S3.8)
+    pivot: bool = False  # the point of no return (S9.4)
     # undoing
     compensate: Handler | None = None
     compensate_retries: int | None = None
@@ -83,6 +85,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Migration:
+    """How runs of another version go on under this one: which steps have another name now, and which are gone."""
+
+    old: Definition
+    rename: tuple[tuple[str, str], ...] = ()  # (old path, new path)
+    drop: frozenset[str] = frozenset()  # old paths
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """A workflow: a name, a version, an ordered tree of steps and the rules of its runs."""
 
@@ -94,6 +105,7 @@ class Definition:
     validator: Callable[[Any], Any] | None = None
     data_type: Any = None
     on_compensation_failure: OnCompensationFailure = "continue"
+    migrations: tuple[Migration, ...] = ()
 
     @property
     def steps(self) -> tuple[Step, ...]:

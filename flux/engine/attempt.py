@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import coroutine
@@ -19,18 +19,22 @@ import anyio
 from ..clock import Timer
 from ..codec import Codec, Undecodable
 from ..context import Context
-from ..core.commands import Command, Cut, CutCause, Raised, Released, Returned, Suspended
-from ..core.plan import UNDO, Node
+from ..core.commands import Answered, Command, Cut, CutCause, Raised, Released, Returned, Suspended
+from ..core.plan import Node, base_path
 from ..core.state import StepState
 from ..errors import InvalidArgument, InvalidWorkflow, NonRetryable, NotStorable, RetryAfter, StepTimeout
 from ..failures import capture
-from ..waiting import WaitFor
+from ..waiting import NOT_DONE, WaitFor
 from .pool import Pool
 
 if TYPE_CHECKING:
     from .driver import Driver
 
 _FINAL = (NonRetryable, NotStorable, InvalidWorkflow, InvalidArgument)  # never worth another try (S4.2, S15.1)
+
+
+class Stuck(Exception):
+    """The thread of an earlier attempt of the step has not returned for too long (D9)."""
 
 
 class Attempt:
@@ -105,10 +109,10 @@ class Attempt:
             if call is not None:
                 result = await self._enter(call, waits_for)
             elif waits_for is not None:
-                raise waits_for
+                raise _own_end(waits_for) if isinstance(waits_for, GeneratorExit) else waits_for
             else:
                 result = await self._call_when_free()
-        except (Undecodable, KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (Undecodable, Stuck, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
             return self._ended_by(error)
@@ -125,12 +129,12 @@ class Attempt:
 
     async def _call_when_free(self) -> Any:
         """Call a handler on a thread; or in place, once no thread of the step that it undoes is left (D9)."""
-        key = self._driver.run_id, self.st.path.removesuffix(UNDO)
+        key = self._driver.run_id, base_path(self.st.path)
         self._task = asyncio.current_task()
         self._uncalled = True
         self._driver.suspended_in(self)
         try:
-            await self._driver.host.threads.free(key)
+            await self._freed(key)
             if not self.node.extra:
                 return await self._call_in_thread(key)
         finally:
@@ -141,6 +145,25 @@ class Attempt:
             return await self.node.handler(self.context)  # type: ignore[misc]
         finally:
             self._disarm()
+
+    async def _freed(self, key: tuple[str, str]) -> None:
+        """Wait until no thread of an earlier attempt is left. Raises Stuck after `abandon_after`."""
+        host = self._driver.host
+        waiting = host.threads.free(key)
+        if waiting is None:
+            return
+        self._driver.note_waiting(key[1])
+        late = asyncio.get_running_loop().create_future()
+        timer: Timer | None = None
+        if host.abandon_after is not None:
+            timer = host.clock.poll_later(host.abandon_after, late.set_result, None)
+        try:
+            await asyncio.wait([waiting, late], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if not waiting.done():
+            raise Stuck
 
     async def _call_in_thread(self, key: tuple[str, str]) -> Any:
         threads = self._driver.host.threads
@@ -222,6 +245,8 @@ def returned(st: StepState, context: Context[Any, Any], codec: Codec, result: An
     """The command for a handler that returned."""
     path = st.path
     try:
+        if st.node.probes is not None:
+            return Answered(path, st.attempt, None if result is NOT_DONE else codec.encode(result, path))
         if type(result) is WaitFor:
             default = codec.encode(result.default, path) if result.has_default else None
             return Suspended(path, st.attempt, result.signal, result.timeout, default, context.changes())
@@ -255,11 +280,24 @@ def _go_on(call: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any
                 waits_for = call.throw(error)
             except StopIteration as stop:
                 return stop.value
+            except GeneratorExit as end:
+                if isinstance(error, GeneratorExit):  # the engine's own task is being closed
+                    raise
+                raise _own_end(end) from end
         else:
             try:
                 waits_for = call.send(sent)
             except StopIteration as stop:
                 return stop.value
+            except GeneratorExit as end:
+                raise _own_end(end) from end
+
+
+def _own_end(error: GeneratorExit) -> RuntimeError:
+    """What a handler that raises GeneratorExit has done: let through, it would close whatever awaits this run."""
+    raised = RuntimeError("a handler raised GeneratorExit")
+    raised.__cause__ = error
+    return raised
 
 
 def is_async(handler: Any) -> bool:
@@ -302,14 +340,9 @@ class Threads:
             done.set_result(None)
 
     def busy(self, run_id: str, path: str) -> bool:
-        """Whether a thread of the step that the compensation at `path` undoes is left."""
-        return (run_id, path.removesuffix(UNDO)) in self._busy
+        """Whether a thread of this step, or of the step that is undone or asked after at `path`, is left."""
+        return (run_id, base_path(path)) in self._busy
 
-    def free(self, key: tuple[str, str]) -> Awaitable[None]:
-        """Wait until no thread of an earlier attempt of this step is left."""
-        busy = self._busy.get(key)
-        return _nothing() if busy is None else asyncio.shield(busy)
-
-
-async def _nothing() -> None:
-    return None
+    def free(self, key: tuple[str, str]) -> asyncio.Future[None] | None:
+        """Done when no thread of an earlier attempt of this step is left; None when none is."""
+        return self._busy.get(key)

@@ -7,18 +7,18 @@ only detaches (D19).
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..codec import Codec, digest
-from ..core.commands import Advance, Command
+from ..core.commands import Advance, Command, Released
+from ..core.evolve import fold
 from ..core.machine import Moment, create
-from ..core.plan import Plan
-from ..core.records import RunCreated
-from ..core.sketch import sketch
-from ..core.state import RunState, fold
-from ..core.status import RunStatus
+from ..core.records import Record, RunCreated, RunForked
+from ..core.sketch import drawn
+from ..core.state import RunState
+from ..core.status import TERMINAL, RunStatus
 from ..errors import (
     DefinitionChanged,
     InvalidArgument,
@@ -33,7 +33,9 @@ from ..names import check_id
 from ..storage import Created, Header, NewPosting, NewRun, StoredRun
 from .driver import Driver
 from .host import Host, new_id
+from .lease import Lease
 from .questions import read_cancel
+from .redo import Choice
 from .registry import Bound
 from .view import RunResult
 
@@ -68,7 +70,7 @@ class Caller:
         """Make the run and move it here; one that is there is carried on (S2.4)."""
         lease = await self._host.lease()
         first = bound.plan.root.nodes[0]
-        halt = self._host.draining or not (first.called and first.when is None)
+        halt = self._host.draining or self._host.isolation.closed or not (first.called and first.when is None)
         state, new = self._new_run(bound, wanted, halt=halt)
         new.owner = lease.nonce
         driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay)
@@ -78,10 +80,13 @@ class Caller:
     async def store(self, bound: Bound, wanted: Wanted) -> str:
         """Make the run for a worker to take up; its id, or that of the run which was there."""
         _, new = self._new_run(bound, wanted, halt=True)
+        return (await self._store(bound, new)).header.run_id
+
+    async def _store(self, bound: Bound, new: NewRun) -> Created:
         created = await self._create(new)
         if created.fresh and self._host.hooks is not None:
-            self._host.hooks.publish(bound, new.run_id, new.records, new.at)
-        return created.header.run_id
+            self._host.hooks.publish(bound.key, new.run_id, new.records, new.at)
+        return created
 
     async def _begin(self, driver: Driver, new: NewRun, first: tuple[Command, ...]) -> str | None:
         """Store the run and move it until it rests, in a task of the engine's own (D19); the id of the run that was there instead."""
@@ -97,13 +102,42 @@ class Caller:
         driver.state.settle()
         driver.state.position = 1
         if self._host.hooks is not None:
-            self._host.hooks.publish(driver.bound, new.run_id, new.records, new.at)
+            self._host.hooks.publish(driver.bound.key, new.run_id, new.records, new.at)
+        if self._host.isolation.closed:  # since the run was made: a suspect has this engine to itself (D11)
+            first = (*[Released(st.path, st.attempt) for st in driver.state.calls.values()], *first)
         await self._host.move(driver, first)
         return None
 
-    def _new_run(self, bound: Bound, wanted: Wanted, *, halt: bool) -> tuple[RunState, NewRun]:
+    async def fork(self, bound: Bound, origin: RunState, new_id: str | None, shared: Sequence[Record], start: bool) -> RunResult:
+        """Make a run that shares the history of another; move it here, or leave it to a worker (D5)."""
+        wanted = Wanted(None, new_id, None, 0)
+        if not start:
+            _, new = self._new_run(bound, wanted, halt=True, origin=origin, shared=shared)
+            if not (await self._store(bound, new)).fresh:
+                await self._check_same(new.run_id, shared[0])
+            return await self.get(new.run_id)
+        lease = await self._host.lease()
+        state, new = self._new_run(bound, wanted, halt=True, origin=origin, shared=shared)
+        new.owner = lease.nonce
+        driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay)
+        existing = await self._host.own(self._begin(driver, new, (Advance(),)))
+        if existing is None:
+            return await self._result_of(driver)
+        await self._check_same(existing, shared[0])
+        return await self.carry_on(existing, bound)
+
+    async def _check_same(self, run_id: str, forked: Record) -> None:
+        """The run that is there is this very fork, or the id is taken (S2.4): the same input says nothing, all forks have it."""
+        there = (await self.fold(run_id)).forked
+        if there is None or not isinstance(forked, RunForked) or (there.origin, there.from_path) != (forked.origin, forked.from_path):
+            raise RunConflict(f"run {run_id!r} exists, and is another than this fork")
+
+    def _new_run(
+        self, bound: Bound, wanted: Wanted, *, halt: bool, origin: RunState | None = None, shared: Sequence[Record] = ()
+    ) -> tuple[RunState, NewRun]:
         definition = bound.definition
-        text = bound.write_input(wanted.input)
+        text = bound.write_input(wanted.input) if origin is None else origin.input
+        data = bound.first_data() if origin is None else origin.first
         now = self._host.now()
         run_id = new_id(now) if wanted.id is None else check_id(wanted.id)
         key, priority = wanted.idempotency_key, wanted.priority
@@ -112,9 +146,9 @@ class Caller:
         if type(priority) is not int or not -100 <= priority <= 100:
             raise InvalidArgument(f"priority is a whole number from -100 to 100, got {priority!r}")
         deadline = None if definition.deadline is None else now + definition.deadline
-        record = RunCreated(definition.name, definition.version, bound.plan.shape, text, bound.first_data(), deadline)
+        record = RunCreated(definition.name, definition.version, bound.plan.shape, text, data, deadline)
         moment = Moment(now, self._host.draw, _no_questions, read_cancel, halt)
-        state, decision = create(bound.plan, record, moment)
+        state, decision = create(bound.plan, record, moment, shared)
         new = NewRun(
             run_id, definition.name, definition.version, bound.plan.shape, digest(text), now,
             tuple(decision.records), state.status, None, (), key, priority, wanted.delay,
@@ -132,16 +166,16 @@ class Caller:
 
     # --- moving runs
 
-    async def post(self, run_id: str, posting: NewPosting, workflow: str, *, interrupt: bool = False) -> RunResult:
+    async def post(self, run_id: str, posting: NewPosting, workflow: str, *, interrupt: bool = False, compensate: bool = True) -> RunResult:
         """Post a signal or a cancel, and stay with the run while it is moved on here (S7.6). Raises as the storage's `post`."""
-        driver = await self._host.own(self._deliver(run_id, posting, workflow, interrupt))
+        driver = await self._host.own(self._deliver(run_id, posting, workflow, interrupt, compensate))
         if driver is not None:
             await driver.finished()
             if not driver.lost or driver.error is not None:
                 return await self._result_of(driver)
         return await self.get(run_id)
 
-    async def _deliver(self, run_id: str, posting: NewPosting, workflow: str, interrupt: bool) -> Driver | None:
+    async def _deliver(self, run_id: str, posting: NewPosting, workflow: str, interrupt: bool, compensate: bool) -> Driver | None:
         """Post, and see to it that what came is looked at; the driver to stay with. In a task of the engine's own (D19)."""
         host = self._host
         lease = await host.lease() if self._drive and not host.draining else None
@@ -159,7 +193,7 @@ class Caller:
             driver = host.drivers.get(run_id)
             if driver is None:
                 return None
-            driver.interrupt() if interrupt else driver.poke()
+            driver.interrupt(compensate) if interrupt else driver.poke()
             return driver if interrupt or driver.resting else None
         except StorageUnavailable:
             if lease is not None:
@@ -184,17 +218,9 @@ class Caller:
 
     async def _take(self, run_id: str, bound: Bound, blocked: bool) -> Driver | StoredRun | None:
         """Take the run and drive it; the run itself when there is nothing to drive, None when something else holds it."""
-        lease = await self._host.lease()
-        try:
-            run = await self._host.storage.take(run_id, lease.nonce, blocked=blocked)
-        except (StorageUnavailable, LeaseLost):
-            self._host.retire(lease)
-            raise
+        run, lease = await self._seize(run_id, bound, blocked=blocked, ended=False)
         if run is None:
             return None
-        if run.header.workflow != bound.definition.name:
-            await self._host.give_back(run, lease)
-            raise RunConflict(f"run {run_id!r} is of workflow {run.header.workflow!r}, not {bound.definition.name!r}")
         if run.header.owner != lease.nonce:
             return run
         try:
@@ -204,6 +230,71 @@ class Caller:
             await self._host.give_back(run, lease)
             raise
         return self._host.drive_on(run, lease, bound, state, self._stay)
+
+    async def _seize(
+        self, run_id: str, bound: Bound, *, blocked: bool, ended: bool, once_more: bool = True
+    ) -> tuple[StoredRun | None, Lease]:
+        lease = await self._host.lease()
+        try:
+            run = await self._host.storage.take(run_id, lease.nonce, blocked=blocked, ended=ended)
+        except StorageUnavailable:
+            self._host.retire(lease)
+            raise
+        except LeaseLost:  # condemned a while ago, and told only now
+            self._host.drop_lease(lease)
+            if not once_more:
+                raise
+            return await self._seize(run_id, bound, blocked=blocked, ended=ended, once_more=False)
+        if run is not None and run.header.workflow != bound.definition.name:
+            await self._host.give_back(run, lease)
+            raise RunConflict(f"run {run_id!r} is of workflow {run.header.workflow!r}, not {bound.definition.name!r}")
+        return run, lease
+
+    async def again(self, run_id: str, bound: Bound | None, choose: Choice) -> RunResult:
+        """Take an ended or blocked run and do with it what `choose` says, which raises what cannot be done (D1).
+
+        What somebody else has made of it since this call began is the answer to this call too: one of two retries reopens the run.
+        """
+        seen = await self.header(run_id)
+        if bound is None:
+            bound = self._host.registry.require(seen.workflow, seen.version)
+        count = -1
+        while True:
+            taken = await self._host.own(self._take_again(run_id, bound, choose, seen))
+            if isinstance(taken, Driver):
+                await taken.finished()
+                if not taken.lost or taken.state.position > seen.position:
+                    return await self._result_of(taken)
+                continue  # the lease was lost before anything is known to be written
+            if taken:
+                return await self.carry_on(run_id, bound)
+            count = await self._host.storage.changed(count, POLL)
+
+    async def _take_again(self, run_id: str, bound: Bound, choose: Choice, seen: Header) -> Driver | bool:
+        """The driver of the run; else whether somebody else has moved it. If not, somebody holds it and may be about to."""
+        run, lease = await self._seize(run_id, bound, blocked=True, ended=True)
+        if run is None:
+            return await self._moved(run_id, choose, seen)
+        if _rests(seen) and run.header.position != seen.position:
+            await self._host.give_back(run, lease)
+            return True
+        try:
+            bound = self._host.registry.require(run.header.workflow, run.header.version)
+            state = self._host.restore(run, bound)
+            asked = choose(state)
+        except Exception:
+            await self._host.give_back(run, lease)
+            raise
+        return self._host.drive_on(run, lease, bound, state, self._stay, asked)
+
+    async def _moved(self, run_id: str, choose: Choice, seen: Header) -> bool:
+        """A run that somebody moves is not retried; one that was retried, or resolved, a moment ago is followed."""
+        if _rests(seen):
+            return (await self.header(run_id)).position != seen.position
+        state = await self.fold(run_id)
+        if not state.reopenings and not state.resolutions:
+            choose(state)
+        return True
 
     async def _follow(self, driver: Driver) -> RunResult:
         """Wait for the driver; a caller that is cancelled only detaches (D19)."""
@@ -236,7 +327,19 @@ class Caller:
             raise RunNotFound(f"no run {run_id!r} in this storage")
         return self._view(run)
 
+    async def fold(self, run_id: str) -> RunState:
+        """What the journal of this run says, as far as the code here can tell. Raises RunNotFound, UnreadableRun."""
+        run = await self._host.storage.load(run_id)
+        if run is None:
+            raise RunNotFound(f"no run {run_id!r} in this storage")
+        return self._fold(run)
+
     def _view(self, run: StoredRun) -> RunResult:
+        run_id = run.header.run_id
+        driver = self._host.drivers.get(run_id)
+        return RunResult(run_id, self._fold(run), self._codec, None if driver is None else driver.progress)
+
+    def _fold(self, run: StoredRun) -> RunState:
         if run.error is not None:
             raise run.error
         header = run.header
@@ -250,12 +353,10 @@ class Caller:
                 state = None  # the code has changed: show the journal's own picture
         try:
             if state is None:
-                drawn = sketch(record for _, records in rows for record in records)
-                state = fold(Plan(drawn), rows)
+                state = drawn(rows)
         except (DefinitionChanged, UnreadableRun) as error:
             raise UnreadableRun(f"run {header.run_id!r}: {error}", header.run_id) from error
-        driver = self._host.drivers.get(header.run_id)
-        return RunResult(header.run_id, state, self._codec, None if driver is None else driver.progress)
+        return state
 
     async def until(self, run_id: str, statuses: Collection[RunStatus]) -> RunStatus:
         """Wait until the run stands at one of these statuses. Raises RunNotFound."""
@@ -275,6 +376,11 @@ class Caller:
         if header is None:
             raise RunNotFound(f"no run {run_id!r} in this storage")
         return header
+
+
+def _rests(header: Header) -> bool:
+    """Whether only a person moves this run on."""
+    return header.status in TERMINAL or header.status is RunStatus.BLOCKED
 
 
 def _no_questions(*_: Any) -> Any:

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec import Undecodable
 from ..context import Context
-from ..core.commands import Arrived, Block, Command, Posting, Released, Tick
+from ..core.commands import Advance, Arrived, Block, Command, Posting, Postpone, Released, Tick
 from ..core.machine import Moment, decide
-from ..core.plan import Node
-from ..core.records import Record
+from ..core.plan import Node, base_path
+from ..core.records import Record, RunBlocked
+from ..core.retry import SUSPECT
 from ..core.state import RunState, StepState
 from ..errors import LeaseLost, RunNotFound, StorageUnavailable
 from ..storage import Commit, Committed
-from .attempt import Attempt, Entered, is_async, returned
+from .attempt import Attempt, Entered, Stuck, is_async, returned
+from .isolation import LATER, PATIENCE
 from .questions import ask, read_cancel
-from .view import Progress
+from .view import Progress, told_of, way_on
 
 if TYPE_CHECKING:
     from .host import Host
@@ -39,7 +41,7 @@ class Driver:
 
     __slots__ = (
         "_attempt", "_followers", "_moment", "_rest", "_woken", "bound", "epoch", "error", "held", "host", "lease",
-        "lost", "progress", "ref", "run_id", "state", "stay",
+        "lost", "migrating", "progress", "ref", "run_id", "state", "stay",
     )  # fmt: skip
 
     def __init__(self, host: Host, bound: Bound, run_id: str, ref: int, epoch: int, lease: Lease, state: RunState, stay: float) -> None:
@@ -52,6 +54,7 @@ class Driver:
         self.state = state
         self.stay = stay
         self.held = True
+        self.migrating = False  # the next commit moves the run to the version of `bound`
         self.lost = False  # somebody else holds the run now
         self.error: BaseException | None = None
         self.progress: dict[str, Progress] = {}
@@ -59,7 +62,7 @@ class Driver:
         self._attempt: Attempt | None = None  # the one that has suspended, and can be cut
         self._rest: asyncio.Future[None] | None = None
         self._woken = False
-        self._moment = Moment(0, host.draw, self._ask, read_cancel)
+        self._moment = Moment(0, host.draw, self._ask, read_cancel, quiet=self._quiet)
 
     # --- from outside
 
@@ -78,7 +81,7 @@ class Driver:
         for follower in followers or ():
             if not follower.done():
                 follower.set_result(None)
-        self._moment.ask = None  # type: ignore[assignment]  # it refers back to this driver
+        self._moment.ask = self._moment.quiet = None  # type: ignore[assignment]  # they refer back to this driver
 
     def poke(self) -> None:
         """Something has come for this run: look into the inbox at the next chance, now if it rests."""
@@ -86,10 +89,12 @@ class Driver:
         if self._rest is not None and not self._rest.done():
             self._rest.set_result(None)
 
-    def interrupt(self) -> None:
-        """An interrupting cancel has been accepted: stop a handler that may be stopped (S11.1)."""
+    def interrupt(self, compensate: bool = True) -> None:
+        """An interrupting cancel has been accepted: stop a handler that may be stopped (S11.1). Past the point of no return a cancel
+        that would compensate is going to be refused: it stops nothing (D10)."""
         attempt = self._attempt
-        if attempt is not None and not attempt.node.sheltered:
+        refused = compensate and self.state.pivot is not None
+        if attempt is not None and not attempt.node.sheltered and not refused:
             attempt.cut("cancelled")
         self.poke()
 
@@ -115,10 +120,15 @@ class Driver:
 
     def deadline_left(self, node: Node) -> float | None:
         """Seconds until the deadline cuts a handler of this node; None when it never does (D10)."""
-        deadline = self.state.deadline_at
-        if deadline is None or node.sheltered or self.state.unwinding is not None:
+        state = self.state
+        deadline = state.deadline_at
+        if deadline is None or node.sheltered or state.unwinding is not None or state.pivot is not None:
             return None
         return max(0.0, (deadline - self.host.now()) / 1_000_000)
+
+    def note_waiting(self, path: str) -> None:
+        """Let people see that a step cannot go on because the thread of an earlier attempt has not returned (D9)."""
+        self.progress[path] = Progress(0.0, "waits for the thread of an earlier attempt to return")
 
     @property
     def resting(self) -> bool:
@@ -140,8 +150,9 @@ class Driver:
         self._woken = True
         reply = await self.host.storage.commit(self._commit_of((), (), self.host.now(), False))
         for posting in reply.postings:
-            if posting.kind == "cancel" and read_cancel(posting).interrupt and state is self.state:
-                self.interrupt()
+            asked = read_cancel(posting) if posting.kind == "cancel" else None
+            if asked is not None and asked.interrupt and state is self.state:
+                self.interrupt(asked.compensate)
 
     # --- the loop
 
@@ -157,6 +168,8 @@ class Driver:
                 if calls:
                     if not turn % FAIR:
                         await asyncio.sleep(0)
+                    if self.host.clock.monotonic() >= self.lease.deadline:
+                        await self._hold_on()
                     command = self._enter(next(iter(calls.values())))
                     await self._advance(await self._go_on(command) if isinstance(command, Entered) else (command,))
                 elif not await self._wait():
@@ -165,19 +178,27 @@ class Driver:
             self.held = False
             self.lost = True
             logger.warning("run %s: %s; dropped here", self.run_id, error)
+            # If nobody has noticed, a later renewal must not keep a run that nobody moves (I15).
+            if isinstance(error, LeaseLost):
+                self.host.retire(self.lease)
+
+    async def _hold_on(self) -> None:
+        """The lease has run out, by our clock; go on only if nobody has noticed. Raises LeaseLost."""
+        await self.lease.beat()
+        if not self.lease.alive:
+            raise LeaseLost("the lease ran out before the next handler could be started")
 
     def _enter(self, st: StepState) -> Command | Entered:
         """Start one attempt. A handler that never suspends is done with here: it costs no task, no timer, no further coroutine."""
         host = self.host
         if host.draining:
             return Released(st.path, st.attempt)
-        if host.clock.monotonic() >= self.lease.deadline:
-            raise LeaseLost("the lease ran out before the next handler could be started")
         node = st.node
-        context: Context[Any, Any] = Context(self.bound.source, self.run_id, self.state, st.path, node.label, st.attempt)
+        number = st.attempt if node.probes is None else self.state.steps[base_path(st.path)].attempt
+        context: Context[Any, Any] = Context(self.bound.source, self.run_id, self.state, st.path, node.label, number)
         if node.extra is None:
             node.extra = is_async(node.handler)
-        if not node.extra or (node.undoes is not None and self.host.threads.busy(self.run_id, st.path)):
+        if not node.extra or (node.aside and self.host.threads.busy(self.run_id, st.path)):
             return Entered(Attempt(self, st, context), None, None)
         try:
             call = node.handler(context)  # type: ignore[misc]
@@ -200,6 +221,10 @@ class Driver:
             logger.error("run %s is blocked: %s cannot read what is stored: %s", self.run_id, attempt.st.path, error)
             attempt.cut_cause = "shutdown"
             return attempt.stopped(), Block("UnreadableRun", str(error))
+        except Stuck:
+            path = base_path(attempt.st.path)
+            text = f"the handler of {path!r} overran its timeout and its thread has not returned for {self.host.abandon_after:g} s"
+            return attempt.stopped(), Block("HandlerStuck", text, attempt.st.path)
         finally:
             self._attempt = None
 
@@ -210,21 +235,68 @@ class Driver:
         if self._woken:
             await self._advance((Tick(),), sync=True)
             return True
+        if self._held_up():
+            await self._rest_for(None)
+            await self._advance((Tick(), Advance()), sync=self._woken)
+            return True
+        suspect = self._suspect()
+        if suspect is not None:
+            await self._begin_alone(suspect)
+            return True
         due = self._stay_until()
         if due is None:
             await self._advance((), sync=True)  # gives the run back, unless something has come meanwhile
             return self.held
-        loop = asyncio.get_running_loop()
-        self._rest = loop.create_future()
-        delay = max(0.0, (due - self.host.now()) / 1_000_000)
-        timer = self.host.clock.call_later(delay, self.poke_timer)
+        await self._rest_for(due)
+        await self._advance((Tick(),), sync=self._woken)
+        return True
+
+    async def _rest_for(self, due: int | None) -> None:
+        """Until then, or until something comes."""
+        self._rest = asyncio.get_running_loop().create_future()
+        timer = None
+        if due is not None:
+            timer = self.host.clock.call_later(max(0.0, (due - self.host.now()) / 1_000_000), self.poke_timer)
         try:
             await self._rest
         finally:
             self._rest = None
-            timer.cancel()
-        await self._advance((Tick(),), sync=self._woken)
-        return True
+            if timer is not None:
+                timer.cancel()
+
+    def _held_up(self) -> bool:
+        """Whether something could start, were it not for a suspect that has this engine to itself (D11)."""
+        host = self.host
+        if not host.isolation.closed_to(self) or host.draining:
+            return False
+        wake_at = self.state.wake_at
+        return wake_at is not None and wake_at <= host.now()
+
+    def _suspect(self) -> StepState | None:
+        """A step that is due, and was lost so often that it may start only where it is alone."""
+        if self.host.draining or self.state.blocked is not None:
+            return None
+        now = self.host.now()
+        due = [st for st in self.state.parked.values() if st.lost >= SUSPECT and st.due_at is not None and st.due_at <= now]
+        return due[0] if due else None
+
+    async def _begin_alone(self, suspect: StepState) -> None:
+        """Wait until nothing else runs here, then start it; or let it wait for a quieter worker."""
+        isolation = self.host.isolation
+        asked = isolation.ask(self)
+        if asked and not isolation.reached:
+            await self._rest_for(self.host.now() + int(PATIENCE * 1_000_000))
+        if self._woken or not self.held:
+            isolation.leave(self)
+        elif asked and isolation.reached:
+            isolation.begin()
+            await self._advance((Tick(),))
+        else:
+            isolation.leave(self)
+            logger.warning(
+                "run %s: %s was lost %d times and finds no quiet worker to run alone in", self.run_id, suspect.path, suspect.lost
+            )
+            await self._advance((Postpone(suspect.path, LATER),))
 
     def poke_timer(self) -> None:
         """The timer is due."""
@@ -258,8 +330,11 @@ class Driver:
         while True:
             now = moment.now = host.now()
             moment.halt = host.draining
+            if host.isolation.active:
+                moment.halt = moment.halt or host.isolation.closed_to(self)
+                moment.alone = host.isolation.held_by(self)
             decision = decide(state, _with(arrived, commands) if arrived else commands, moment)
-            release = not state.calls and (host.draining or self._stay_until() is None)
+            release = not state.calls and (host.draining or (self._stay_until() is None and not self._held_up()))
             if not (decision.records or decision.consumed or release or sync):
                 state.settle()
                 return
@@ -275,20 +350,46 @@ class Driver:
             # Nothing was written: what came goes first, so that a cancel accepted before a completion wins (D12, I27).
             state.rollback()
             arrived += reply.postings
-        state.settle()
-        if decision.records:
-            state.position += 1
-            if host.hooks is not None:
-                host.hooks.publish(self.bound, self.run_id, decision.records, now)
         if release:
             self.held = False
+        self._committed(decision.records, now)
+
+    def _committed(self, records: list[Record], now: int) -> None:
+        state = self.state
+        state.settle()
+        self.migrating = False
+        if self.host.isolation.active:
+            self._after_alone()
+        if not records:
+            return
+        state.position += 1
+        if state.blocked is not None and state.blocked in records:
+            self._tell_blocked(state.blocked)
+        if self.host.hooks is not None:
+            self.host.hooks.publish(self.bound.key, self.run_id, records, now)
+
+    def _after_alone(self) -> None:
+        isolation = self.host.isolation
+        self._moment.alone = False
+        if isolation.closed_to(self):
+            isolation.look()
+        elif not any(map(self._is_suspect, self.state.calls.values())):
+            isolation.leave(self)
+
+    def _is_suspect(self, st: StepState) -> bool:
+        asked = st.node.probes is not None and self.state.steps[base_path(st.path)].lost >= SUSPECT
+        return asked or st.lost >= SUSPECT
+
+    def _tell_blocked(self, blocked: RunBlocked) -> None:
+        logger.error("run %s is blocked: %s. %s", self.run_id, told_of(blocked), way_on(self.state))
 
     def _commit_of(self, records: tuple[Record, ...], consumed: tuple[int, ...], now: int, release: bool) -> Commit:
         state = self.state
         status, wake_at, waiting, blocked = state.head()
         return Commit(
             self.run_id, self.ref, self.lease.nonce, self.epoch, state.position, state.inbox_seq,
-            now, records, status, wake_at, waiting, blocked, consumed, release,
+            now, records, status, wake_at, waiting, blocked, consumed, release, state.misfits,
+            state.version if self.migrating else "", state.shape if self.migrating else "",
         )  # fmt: skip
 
     async def _commit_again(self, commit: Commit, error: StorageUnavailable) -> Committed:
@@ -304,6 +405,9 @@ class Driver:
             except StorageUnavailable as again:
                 error = again
         raise AssertionError("count() ends never")
+
+    def _quiet(self) -> bool:
+        return len(self.host.drivers) == 1  # one that rests now may start beside it
 
     def _ask(self, node: Node, path: str, question: Any) -> Any:
         return ask(self.bound, self.run_id, self.state, node, path, question)

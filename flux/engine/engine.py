@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from ..check import check_retry
 from ..clock import Clock, SystemClock
@@ -17,19 +17,21 @@ from ..codec import Codec, JsonCodec
 from ..core.plan import Defaults
 from ..core.retry import SECOND, Retry
 from ..core.status import TERMINAL, RunStatus
-from ..core.workflow import Definition
+from ..core.workflow import MISSING, Definition
 from ..durations import to_microseconds
-from ..errors import EngineClosed, InvalidArgument, UnknownSignal
-from ..names import check_id
-from ..storage import NewPosting, Query, WorkflowStorage
+from ..errors import EngineClosed, InvalidArgument, PastPivot, UnknownSignal
+from ..names import check_id, check_name
+from ..storage import Header, NewPosting, WorkflowStorage
 from .attempt import Threads
 from .batch import execute_many
 from .caller import Caller, Wanted
+from .doctor import Report, examine
 from .handle import RunHandle
 from .hooks import Hooks
 from .host import Host
-from .lists import decode_cursor, encode_cursor, read_statuses
+from .lists import encode_cursor, read_query
 from .questions import write_cancel
+from .redo import Redo, act, choose_replay, choose_retry
 from .registry import Bound, Registry
 from .resolve import open_storage
 from .view import Page, Progress, RunResult, RunSummary
@@ -48,7 +50,8 @@ class FluxEngine:
     `workflows` are registered at once; others are when a call names them. Durations are seconds or timedeltas: `default_timeout`
     bounds an attempt, `lease` is how long a silent worker keeps its runs, `grace` how long closing waits for handlers,
     `stay` how long a call stays with a run that sleeps. With `drive_in_caller=False` calls such as `signal` only post, and
-    workers carry the runs on (D19). `types` may be stored (D21), as may those that workflows declare.
+    workers carry the runs on (D19). A `def` handler that overran its timeout and still runs holds its step up; after `abandon_after`
+    its run is blocked (D9). `types` may be stored (D21), as may those that workflows declare.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class FluxEngine:
         chance: random.Random | None = None,
         threads: int = 40,
         inbox_limit: int = 1000,
+        abandon_after: Duration | None = None,
         drive_in_caller: bool = True,
     ) -> None:
         self.storage: WorkflowStorage = open_storage(storage)
@@ -87,10 +91,12 @@ class FluxEngine:
             Threads(threads),
             to_microseconds(lease, "lease") / SECOND,
             to_microseconds(grace, "grace", zero=True) / SECOND,
+            None if abandon_after is None else to_microseconds(abandon_after, "abandon_after") / SECOND,
         )
         self._hooks = list(hooks)
         self._inbox_limit = inbox_limit
         self._caller = Caller(self._host, self.codec, to_microseconds(stay, "stay", zero=True) / SECOND, drive_in_caller)
+        self._redo = Redo(self._caller, self.codec)
         for workflow in workflows:
             self._registry.bind(workflow)
 
@@ -173,9 +179,8 @@ class FluxEngine:
         return await self._caller.post(id, posting, bound.definition.name)
 
     async def _check_signal(self, bound: Bound, run_id: str, name: str) -> None:
-        """D25: a workflow that declares waits refuses a name that is neither declared nor awaited now."""
-        if not isinstance(name, str):
-            raise InvalidArgument(f"the name of a signal is a str, got {type(name).__name__}")
+        """D24, D25: refused is a name that no wait can have; where waits are declared, one that is neither declared nor awaited now."""
+        check_name(name, "the name of a signal", error=InvalidArgument)
         if not bound.signals or name in bound.signals:
             return
         header = await self._caller.header(run_id)
@@ -187,12 +192,88 @@ class FluxEngine:
         """Ask for the run to be cancelled: durable when this returns (S11). It is compensated unless `compensate=False`.
 
         A step in flight is finished and recorded first; `interrupt=True` stops its handler instead, and it is then in doubt.
-        A cancel during compensation changes nothing. Raises RunNotFound, RunFinished.
+        A cancel during compensation changes nothing; one during a replay ends that. Raises RunNotFound, RunFinished, and PastPivot when
+        the run is past its point of no return: it can then only be cancelled with `compensate=False` (D10).
         """
         self._check_open()
-        header = await self._caller.header(check_id(id))
         posting = NewPosting("cancel", "cancel", write_cancel(reason, compensate, interrupt))
-        return await self._caller.post(id, posting, header.workflow, interrupt=interrupt)
+        header = await self._caller.header(check_id(id))
+        racing = compensate and await self._check_pivot(header)
+        result = await self._caller.post(id, posting, header.workflow, interrupt=interrupt, compensate=compensate)
+        if racing and result.past_pivot and not result.cancelling:
+            raise _past_pivot(id)
+        return result
+
+    async def _check_pivot(self, header: Header) -> bool:
+        """Whether the run may pass its point of no return meanwhile. Raises PastPivot; not in a replay, nor on the way down."""
+        bound = self._registry.get(header.workflow, header.version)
+        if bound is None or not bound.has_pivot or header.status in TERMINAL:
+            return False
+        state = await self._caller.fold(header.run_id)
+        if state.replay is not None or state.unwinding is not None:
+            return False
+        if state.pivot is not None:
+            raise _past_pivot(header.run_id)
+        return True
+
+    # --- doing it again
+
+    async def retry(
+        self, workflow: Definition, id: str, *, from_step: str | None = None, reason: str = "", by: str | None = None
+    ) -> RunResult:
+        """Let a failed, cancelled or blocked run go on under its id, its attempts reset (S12.2): from the first step that is not done
+        (a compensated step is not), or from `from_step`, which may not skip one. `ctx.data` is what it was before that step (D3).
+
+        It is recorded with `reason` and `by` (user@host unless said). Raises RunNotFound, RunFinished for a completed run,
+        RunNotFinished for one that goes on by itself, InvalidArgument, PastPivot, DefinitionChanged.
+        """
+        self._check_open()
+        return await self._caller.again(check_id(id), self._registry.bind(workflow), choose_retry(from_step, act(by, reason)))
+
+    async def replay(self, workflow: Definition, id: str, *, reason: str = "", by: str | None = None) -> RunResult:
+        """Run the commit steps of an ended run again, in order and with the same idempotency keys; everything else is served from its
+        history (S9.3). Nothing is compensated: a commit step that fails leaves the run blocked, and cancelling that gives its
+        old status back (D4). Raises RunNotFound, RunNotFinished, DefinitionChanged.
+        """
+        self._check_open()
+        return await self._caller.again(check_id(id), self._registry.bind(workflow), choose_replay(act(by, reason)))
+
+    async def fork(
+        self,
+        workflow: Definition,
+        id: str,
+        *,
+        from_step: str | None = None,
+        new_id: str | None = None,
+        start: bool = True,
+        reason: str = "",
+        by: str | None = None,
+    ) -> RunResult:
+        """A new run with the input of run `id` that shares its history before `from_step` (S12.3); without it, none.
+
+        The original is not touched, and what is shared is never compensated by the fork (D5). `workflow` may be of another
+        version. With `start=False` it is only created, for a worker or `resume`. Raises RunNotFound, RunConflict,
+        InvalidArgument when a step before `from_step` is not done, DefinitionChanged.
+        """
+        self._check_open()
+        if new_id is not None:
+            check_id(new_id)
+        return await self._redo.fork(self._registry.bind(workflow), check_id(id), from_step, new_id, start, act(by, reason))
+
+    async def resolve(
+        self, id: str, path: str, way: Literal["retry", "skip", "done"], *, result: Any = MISSING, reason: str = "", by: str | None = None
+    ) -> RunResult:
+        """Move on a run that is blocked at the step or compensation at `path`: try it again, leave it out, or take it as done, for a step
+        with this `result` (S10.6, S9.4). Raises RunNotFound, RunNotBlocked, InvalidArgument, UnknownWorkflow, DefinitionChanged.
+        """
+        self._check_open()
+        return await self._redo.resolve(check_id(id), path, way, result, result is not MISSING, act(by, reason))
+
+    async def doctor(self, *, ended: bool = False) -> Report:
+        """Look at every run that has not ended (with `ended`, at all): what no rule would ever wake (I15), cannot be read, no longer
+        fits, or waits for code that is not here, and what to do about it. Reads one run at a time and changes nothing."""
+        self._check_open()
+        return await examine(self.storage, self._registry, ended)
 
     # --- working
 
@@ -244,10 +325,7 @@ class FluxEngine:
     ) -> Page:
         """Runs, newest first, at most `limit` (1 to 500) a page; go on with the page's `next_cursor`. Raises InvalidArgument."""
         self._check_open()
-        if type(limit) is not int or not 1 <= limit <= 500:
-            raise InvalidArgument(f"limit is a whole number from 1 to 500, got {limit!r}")
-        query = Query(name, read_statuses(status), limit + 1, decode_cursor(cursor), version)
-        headers = await self.storage.find(query)
+        headers = await self.storage.find(read_query(name, status, version, limit, cursor))
         page = headers[:limit]
         more = encode_cursor(page[-1].created_at, page[-1].run_id) if len(headers) > limit else None
         return Page(tuple(RunSummary.of(header) for header in page), more)
@@ -302,6 +380,10 @@ class FluxEngine:
     def _check_open(self) -> None:
         if not self._host.is_open:
             raise EngineClosed("the engine is not open: use it inside `async with FluxEngine(...) as engine:`")
+
+
+def _past_pivot(id: str) -> PastPivot:
+    return PastPivot(f"run {id!r} is past its point of no return: cancel it with compensate=False, or let it go on to its end")
 
 
 def run(workflow: Definition, input: Any = None, *, storage: str | WorkflowStorage | None = None, id: str | None = None) -> RunResult:

@@ -8,16 +8,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import records as r
-from ..core.plan import UNDO
+from ..core.plan import UNDO, base_path
 from ..core.records import Record
 from .instants import to_datetime
 from .pool import Pool
-
-if TYPE_CHECKING:
-    from .registry import Bound
+from .view import way_from
 
 logger = logging.getLogger("flux.hooks")
 
@@ -26,7 +24,11 @@ LIMIT = 10_000  # events that may be waiting for slow hooks; further ones are mi
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened. `path` and `attempt` are empty for events of the run; `error` is the text of what went wrong."""
+    """What happened. `path` and `attempt` are empty for events of the run.
+
+    `error` is the text of what went wrong, which may quote whatever the exception says; `error_type` is its class alone. `advice`
+    is what moves a blocked run on, in words, and empty for other events.
+    """
 
     name: str
     run_id: str
@@ -36,6 +38,8 @@ class Event:
     path: str = ""
     attempt: int = 0
     error: str = ""
+    error_type: str = ""
+    advice: str = ""
 
 
 class Hooks:
@@ -64,7 +68,16 @@ class Hooks:
         """The run was cancelled, and everything is undone."""
 
     def run_blocked(self, event: Event) -> Any:
-        """The run is parked until it is moved on; `error` is why."""
+        """The run is parked until it is moved on; `error` is why, `advice` what moves it on."""
+
+    def run_reopened(self, event: Event) -> Any:
+        """A person had the run retried or replayed; `path` is where a retry goes on from."""
+
+    def run_forked(self, event: Event) -> Any:
+        """The run was created as a fork of another."""
+
+    def step_resolved(self, event: Event) -> Any:
+        """A person moved on the run, which was blocked at `path`."""
 
     def step_started(self, event: Event) -> Any:
         """An attempt is about to be dispatched."""
@@ -80,6 +93,9 @@ class Hooks:
 
     def step_skipped(self, event: Event) -> Any:
         """A step's condition said no."""
+
+    def step_probed(self, event: Event) -> Any:
+        """A step's probe answered, after an attempt whose outcome was not known."""
 
     def step_compensated(self, event: Event) -> Any:
         """A compensation completed; `path` is that of the step."""
@@ -112,6 +128,10 @@ _NAMES: dict[type[Record], str] = {
     r.RunFailed: "run_failed",
     r.RunCancelled: "run_cancelled",
     r.RunBlocked: "run_blocked",
+    r.Reopened: "run_reopened",
+    r.RunForked: "run_forked",
+    r.StepResolved: "step_resolved",
+    r.StepProbed: "step_probed",
 }
 _OF_COMPENSATIONS = {"step_completed": "step_compensated", "step_failed": "compensation_failed"}
 
@@ -126,8 +146,8 @@ class Dispatcher:
         self._pool = Pool()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="flux-hooks")
 
-    def publish(self, bound: Bound, run_id: str, records: Iterable[Record], at: int) -> None:
-        """Tell of committed records. Never blocks, never raises."""
+    def publish(self, key: tuple[str, str], run_id: str, records: Iterable[Record], at: int) -> None:
+        """Tell of committed records of a run of the workflow `key` (name and version). Never blocks, never raises."""
         for record in records:
             name = _NAMES.get(type(record))
             if name is None:
@@ -138,7 +158,7 @@ class Dispatcher:
             if self._missed:
                 logger.warning("hooks are too slow: they missed %d events", self._missed)
                 self._missed = 0
-            self._queue.put_nowait(_event(name, bound, run_id, record, at))
+            self._queue.put_nowait(_event(name, key, run_id, record, at))
 
     async def _run(self) -> None:
         while True:
@@ -150,7 +170,7 @@ class Dispatcher:
 
     async def _call(self, hook: Hooks, event: Event) -> None:
         method = getattr(hook, event.name, None)
-        if method is None or getattr(type(hook), event.name, None) is getattr(Hooks, event.name):
+        if method is None or getattr(type(hook), event.name, None) is getattr(Hooks, event.name, None):
             return
         try:
             if inspect.iscoroutinefunction(method):
@@ -174,11 +194,15 @@ class Dispatcher:
             task.cancel()
 
 
-def _event(name: str, bound: Bound, run_id: str, record: Any, at: int) -> Event:
-    path = getattr(record, "path", "")
+def _event(name: str, key: tuple[str, str], run_id: str, record: Any, at: int) -> Event:
+    path = getattr(record, "path", "") or getattr(record, "from_path", "")
     if path.endswith(UNDO):
         name, path = _OF_COMPENSATIONS.get(name, name), path[: -len(UNDO)]
+    path = base_path(path)
     failure = getattr(record, "failure", None)
-    error = str(failure) if failure is not None else getattr(record, "message", "")
-    workflow, version = bound.key
-    return Event(name, run_id, workflow, version, to_datetime(at), path, getattr(record, "attempt", 0), error)
+    error, kind, advice = getattr(record, "message", ""), "", ""
+    if failure is not None:
+        error, kind = str(failure), failure.type.rpartition(":")[2]
+    elif isinstance(record, r.RunBlocked):
+        kind, advice = record.reason, way_from(record)
+    return Event(name, run_id, *key, to_datetime(at), path, getattr(record, "attempt", 0), error, kind, advice)

@@ -11,21 +11,23 @@ from typing import Any, TypeVar
 
 from ..clock import Clock
 from ..codec import Codec
-from ..core.commands import Advance, Arrived, Command, Lost, Tick, Unblock
+from ..core.commands import Advance, Arrived, Command, Lost, Migrate, Tick, Unblock
+from ..core.evolve import fold
 from ..core.machine import Moment, decide
-from ..core.plan import Plan
 from ..core.records import Record, RunBlocked
-from ..core.sketch import sketch
-from ..core.state import RunState, fold
-from ..core.status import RunStatus
+from ..core.sketch import drawn
+from ..core.state import RunState
+from ..core.status import TERMINAL, RunStatus
 from ..errors import DefinitionChanged, EngineClosed, LeaseLost, RunNotFound, StorageUnavailable, UnreadableRun
 from ..storage import Commit, Renewal, StoredRun, WorkflowStorage
 from .attempt import Threads
 from .driver import Driver
 from .hooks import Dispatcher, Hooks
+from .isolation import Isolation
 from .lease import Lease
 from .questions import read_cancel
 from .registry import Bound, Registry
+from .view import told_of, way_from
 from .worker import Worker
 
 logger = logging.getLogger("flux.engine")
@@ -48,6 +50,7 @@ class Host:
         threads: Threads,
         lease_seconds: float,
         grace: float,
+        abandon_after: float | None = None,
     ) -> None:
         self.storage = storage
         self.clock = clock
@@ -64,6 +67,8 @@ class Host:
         self.stopped_by: BaseException | None = None
         self._lease_seconds = lease_seconds
         self.grace = grace
+        self.abandon_after = abandon_after
+        self.isolation = Isolation(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lease: Lease | None = None
         self._retired: set[Lease] = set()
@@ -264,45 +269,58 @@ class Host:
     async def take_on(self, run: StoredRun, lease: Lease, stay: float) -> Driver | None:
         """Drive a run that is leased to us, or give it back: blocked, when it cannot be read or no longer fits (S13.2, S15.2)."""
         bound = self.registry.get(run.header.workflow, run.header.version)
-        if bound is None:
-            await self._end_without_code(run, lease)
-            return None
         try:
-            state = self.restore(run, bound)
+            if bound is not None:
+                return self.drive_on(run, lease, bound, self.restore(run, bound), stay)
         except (DefinitionChanged, UnreadableRun) as error:
-            logger.error("run %s is blocked: %s", run.header.run_id, error)
-            await self._block(run, lease, error)
+            if await self._end_without_code(run, lease):
+                return None
+            if bound is not None and bound.fingerprint not in run.header.misfits:  # else it is known, and told
+                await self._block(run, lease, error, bound.fingerprint)
+                return None
+            await self.give_back(run, lease)
             return None
-        return self.drive_on(run, lease, bound, state, stay)
+        if not await self._end_without_code(run, lease):
+            await self.give_back(run, lease)
+        return None
 
-    async def _block(self, run: StoredRun, lease: Lease, error: Exception) -> None:
+    async def _block(self, run: StoredRun, lease: Lease, error: Exception, misfit: str = "") -> None:
+        """Park the run. With `misfit` it does not fit this code: a worker with other code may take it at once (D28)."""
         reason = type(error).__name__
-        record = RunBlocked(reason, str(error))
-        await self._write_back(run, lease, (record,), RunStatus.BLOCKED, None, f"{reason}: {error}")
+        record = RunBlocked(reason, str(error), "", misfit)
+        misfits = (*run.header.misfits, misfit) if misfit else run.header.misfits
+        if await self._write_back(run, lease, (record,), RunStatus.BLOCKED, 0 if misfit else None, f"{reason}: {error}", misfits):
+            logger.error("run %s is blocked: %s. %s", run.header.run_id, told_of(record), way_from(record))
 
     async def take_down(self, run: StoredRun, lease: Lease, stay: float) -> Driver | None:
         """Carry on a blocked run, whose cancel has been posted (S2.1); as it was when no code here fits it."""
         bound = self.registry.get(run.header.workflow, run.header.version)
         try:
             if bound is not None:
-                return self.drive_on(run, lease, bound, self.restore(run, bound), stay)
+                return self.drive_on(run, lease, bound, self.restore(run, bound), stay, ())  # what the cancel says, and no more
         except (DefinitionChanged, UnreadableRun) as error:
             logger.warning("run %s stays blocked: %s", run.header.run_id, error)
-        await self._end_without_code(run, lease)
+        if not await self._end_without_code(run, lease):
+            await self.give_back(run, lease)
         return None
 
-    async def _end_without_code(self, run: StoredRun, lease: Lease) -> None:
-        """Give the run back; ended, if it has been cancelled with `compensate=False`, for which nothing of it needs to be called (D28)."""
-        asked = [read_cancel(posting) for posting in run.postings if posting.kind == "cancel"]
-        if run.error is not None or not asked or asked[0].compensate:
-            return await self.give_back(run, lease)
-        drawn = Plan(sketch(record for row in run.rows for record in row.records))
-        state = fold(drawn, ((row.at, row.records) for row in run.rows))
+    async def _end_without_code(self, run: StoredRun, lease: Lease) -> bool:
+        """End the run and give it back, if it has been cancelled with `compensate=False`: nothing of it needs to be called for that
+        (D28). An earlier cancel that asked for compensation was not carried out, and gives way."""
+        asked = [posting for posting in run.postings if posting.kind == "cancel" and not read_cancel(posting).compensate]
+        if run.error is not None or not asked:
+            return False
+        try:
+            state = drawn((row.at, row.records) for row in run.rows)
+        except (DefinitionChanged, UnreadableRun) as error:
+            logger.warning("run %s cannot be cancelled here: %s", run.header.run_id, error)
+            return False
         moment = Moment(self.now(), self.draw, _no_questions, read_cancel, halt=True)
-        decision = decide(state, (Unblock(), Arrived(tuple(run.postings)), Lost(), Advance()), moment)
+        decision = decide(state, (Lost(), Arrived((asked[0],)), Unblock(), Advance()), moment)
         if state.ended is None:
-            return await self.give_back(run, lease)
-        await self._write_back(run, lease, tuple(decision.records), state.ended, None, "")
+            return False
+        await self._write_back(run, lease, tuple(decision.records), state.ended, None, "", run.header.misfits)
+        return True
 
     def restore(self, run: StoredRun, bound: Bound) -> RunState:
         """The state of a stored run. Raises UnreadableRun, DefinitionChanged."""
@@ -315,17 +333,24 @@ class Host:
             raise DefinitionChanged(f"run {header.run_id!r} of {bound.definition.name!r}: {error}", error.paths) from None
         except UnreadableRun as error:
             raise UnreadableRun(f"run {header.run_id!r}: {error}", header.run_id) from error
+        # What does not fit is the header's to say: this code was among it, and its rows have been put right since.
+        state.misfits = tuple([misfit for misfit in header.misfits if misfit != bound.fingerprint])
         # Postings before the first of these were taken.
         state.inbox_seq = min([header.inbox_seq, *[posting.seq - 1 for posting in run.postings]])
         return state
 
-    def drive_on(self, run: StoredRun, lease: Lease, bound: Bound, state: RunState, stay: float) -> Driver:
-        """Carry a restored run on: what has come, what was lost, what is due, then whatever can start."""
+    def drive_on(
+        self, run: StoredRun, lease: Lease, bound: Bound, state: RunState, stay: float, asked: tuple[Command, ...] | None = None
+    ) -> Driver:
+        """Carry a restored run on: what has come, what was lost, what is `asked` (to go on where it is blocked), what is due, then
+        whatever can start."""
         header = run.header
-        commands: tuple[Command, ...] = (Arrived(tuple(run.postings), header.inbox_seq), Lost(), Tick(), Advance())
-        if state.blocked is not None:
-            commands = (Unblock(), *commands)
-        return self.drive(Driver(self, bound, header.run_id, header.ref, header.epoch, lease, state, stay), commands)
+        driver = Driver(self, bound, header.run_id, header.ref, header.epoch, lease, state, stay)
+        driver.migrating = state.version != bound.definition.version
+        first: tuple[Command, ...] = (Migrate(),) if driver.migrating else ()
+        if asked is None and state.blocked is not None:
+            first = (*first, Unblock())
+        return self.drive(driver, (*first, Arrived(tuple(run.postings), header.inbox_seq), Lost(), *(asked or ()), Tick(), Advance()))
 
     def drive(self, driver: Driver, commands: tuple[Command, ...]) -> Driver:
         """Let the driver move its run, in a task of the engine's own (D19)."""
@@ -346,6 +371,9 @@ class Host:
             if self.drivers.get(driver.run_id) is driver:
                 del self.drivers[driver.run_id]
             driver.finish()
+            self.isolation.leave(driver)
+            if self.isolation.active:
+                self.isolation.look()
             if self._retired:
                 self._end_retired()
 
@@ -362,29 +390,44 @@ class Host:
         """Return a run as it was."""
         header = run.header
         if header.owner == lease.nonce:
-            await self._write_back(run, lease, (), header.status, header.wake_at, header.blocked)
+            await self._write_back(run, lease, (), header.status, header.wake_at, header.blocked, header.misfits)
 
     async def _write_back(
-        self, run: StoredRun, lease: Lease, records: tuple[Record, ...], status: RunStatus, wake_at: int | None, blocked: str
-    ) -> None:
+        self,
+        run: StoredRun,
+        lease: Lease,
+        records: tuple[Record, ...],
+        status: RunStatus,
+        wake_at: int | None,
+        blocked: str,
+        misfits: tuple[str, ...],
+    ) -> bool:
+        """Commit these records, give the run back and tell the hooks; whether it was still ours."""
         header = run.header
+        waiting = () if status in TERMINAL else header.waiting
         seq = header.inbox_seq
         while True:
             commit = Commit(
                 header.run_id, header.ref, lease.nonce, header.epoch, header.position, seq, self.now(), records,
-                status, wake_at, header.waiting, blocked, (), True,
+                status, wake_at, waiting, blocked, (), True, misfits,
             )  # fmt: skip
             try:
                 reply = await self.storage.commit(commit)
             except (LeaseLost, RunNotFound):
-                return
+                return False
             except StorageUnavailable as error:
                 logger.warning("run %s could not be given back (%s); it is freed with the lease", header.run_id, error)
                 self.retire(lease)
-                return
+                return False
             if not reply.postings:
-                return
-            seq = reply.postings[-1].seq  # not taken: whoever moves the run next finds them in the inbox
+                break
+            # Not taken: whoever moves the run next finds them in the inbox, and is to look at once (I15).
+            seq = reply.postings[-1].seq
+            if status not in TERMINAL and status is not RunStatus.BLOCKED:
+                wake_at = 0
+        if self.hooks is not None and records:
+            self.hooks.publish((header.workflow, header.version), header.run_id, records, commit.at)
+        return True
 
 
 def _no_questions(*_: Any) -> Any:

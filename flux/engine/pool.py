@@ -63,8 +63,8 @@ def _settle(answer: asyncio.Future[Any], value: Any, failure: BaseException | No
         return
     if failure is None:
         answer.set_result(value)
-    elif isinstance(failure, StopIteration):  # a future takes none
-        wrapped = RuntimeError("a function on a thread raised StopIteration")
+    elif isinstance(failure, StopIteration | GeneratorExit):  # a future takes none, and a coroutine would take it for its end
+        wrapped = RuntimeError(f"a function on a thread raised {type(failure).__name__}")
         wrapped.__cause__ = failure
         answer.set_exception(wrapped)
     else:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..context import Context
 from ..core.commands import Posting
+from ..core.failure import TEXT_LIMIT
 from ..core.plan import Node
 from ..core.records import CancelRequested
 from ..core.state import RunState
 from ..durations import to_instant
-from ..errors import InvalidWorkflow
+from ..errors import InvalidArgument, InvalidWorkflow, UnreadableRun
 from ..failures import capture
 
 if TYPE_CHECKING:
@@ -39,11 +40,18 @@ def _plain(answer: Any, path: str) -> Any:
 
 
 def write_cancel(reason: str, compensate: bool, interrupt: bool) -> str:
-    """The payload of a cancel posting."""
+    """The payload of a cancel posting. Raises InvalidArgument (S15.7)."""
+    if not isinstance(reason, str) or len(reason) > TEXT_LIMIT:
+        raise InvalidArgument(f"the reason of a cancel is a str of at most {TEXT_LIMIT:,} characters")
+    if type(compensate) is not bool or type(interrupt) is not bool:
+        raise InvalidArgument("compensate= and interrupt= are True or False")
     return json.dumps({"reason": reason, "compensate": compensate, "interrupt": interrupt})
 
 
 def read_cancel(posting: Posting) -> CancelRequested:
-    """The request in a cancel posting."""
-    asked = json.loads(posting.payload)
-    return CancelRequested(posting.seq, str(asked["reason"]), bool(asked["compensate"]), bool(asked["interrupt"]))
+    """The request in a cancel posting. Raises UnreadableRun when it is damaged (S15.2)."""
+    try:
+        asked = json.loads(posting.payload)
+        return CancelRequested(posting.seq, str(asked["reason"]), bool(asked["compensate"]), bool(asked["interrupt"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UnreadableRun(f"the cancel that was posted as number {posting.seq} cannot be read: {type(error).__name__}") from error

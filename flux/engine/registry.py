@@ -10,17 +10,18 @@ from ..check import check_definition
 from ..codec import Codec, digest
 from ..context import Source
 from ..convert import ConversionError, check_convertible, convert, declared_types, returned_types
-from ..core.plan import Defaults, Plan
+from ..core.plan import UNDO, Defaults, Plan
 from ..core.workflow import MISSING, Body, Definition, Step, declared_signals, shape
 from ..errors import InvalidInput, InvalidPayload, InvalidWorkflow, UnknownWorkflow
 from ..failures import rebuild
-from ..storage import Version
+from ..journal import VOCABULARY
+from ..storage import Code
 
 
 class Bound:
     """A workflow as one engine runs it."""
 
-    __slots__ = ("codec", "definition", "plan", "signals", "source", "types")
+    __slots__ = ("codec", "definition", "fingerprint", "has_pivot", "plan", "signals", "source", "types")
 
     def __init__(self, definition: Definition, defaults: Defaults, codec: Codec, progress: Callable[..., None]) -> None:
         check_definition(definition)
@@ -30,6 +31,8 @@ class Bound:
             codec.declare(kind)
         body = _with_default_texts(definition.body, codec)
         self.plan = Plan(replace(definition, body=body), defaults, digest(shape(body))[:16])
+        self.fingerprint = f"{digest(_needs(definition))[:16]}.{VOCABULARY}"  # of what this code can read and go on with (D28)
+        self.has_pivot = any(step.pivot for step in body.steps)
         self.signals = declared_signals(body)
         self.types = _payload_types(body)
         self.source = Source(
@@ -37,8 +40,8 @@ class Bound:
         )
 
     @property
-    def key(self) -> Version:
-        """What a worker claims by."""
+    def key(self) -> tuple[str, str]:
+        """Name and version."""
         return self.definition.name, self.definition.version
 
     def write_input(self, value: Any) -> str:
@@ -96,7 +99,8 @@ class Registry:
         self._defaults = defaults
         self._codec = codec
         self._progress = progress
-        self._bound: dict[Version, Bound] = {}
+        self._bound: dict[tuple[str, str], Bound] = {}
+        self._ported: dict[tuple[str, str], Bound] = {}  # older versions that go on under a registered one
         self.changes = 0  # counts registrations, so that a worker notices new ones
 
     def bind(self, workflow: Definition) -> Bound:
@@ -113,12 +117,14 @@ class Registry:
                 "give the changed one another version"
             )
         self._bound[bound.key] = bound
+        for version in bound.plan.ports:
+            self._ported[workflow.name, version] = bound
         self.changes += 1
         return bound
 
     def get(self, name: str, version: str) -> Bound | None:
-        """A registered workflow."""
-        return self._bound.get((name, version))
+        """A registered workflow: of this version, or one that runs of this version migrate to (S13)."""
+        return self._bound.get((name, version)) or self._ported.get((name, version))
 
     def require(self, name: str, version: str) -> Bound:
         """A registered workflow. Raises UnknownWorkflow."""
@@ -128,15 +134,23 @@ class Registry:
             raise UnknownWorkflow(f"workflow {name!r} version {version!r} is not registered here (registered: {known})")
         return bound
 
-    def versions(self) -> tuple[Version, ...]:
+    def codes(self) -> tuple[Code, ...]:
         """All that a worker can claim."""
-        return tuple(self._bound)
+        return tuple([(name, version, bound.fingerprint) for (name, version), bound in {**self._ported, **self._bound}.items()])
 
 
-def _idempotency_key(run_id: str, path: str) -> str:
+def _idempotency_key(run_id: str, path: str, generation: int, undoing: bool) -> str:
     """The key of D2: of the step, and for its compensation the same with `!undo`."""
-    base, undo, _ = path.partition("!undo")
-    return digest(f"{run_id}\n0\n{base}\n0") + undo
+    return digest(f"{run_id}\n0\n{path}\n{generation}") + (UNDO if undoing else "")
+
+
+def _needs(definition: Definition) -> str:
+    """All that decides whether a journal fits this code: its shape, what can be called to undo or to ask after a step, and how it reads
+    older versions."""
+    body = definition.body
+    calls = "".join("ny"[step.compensate is not None] + "ny"[step.probe is not None] for step in _steps(body))
+    older = [(sorted(one.rename), sorted(one.drop), one.old.version, _needs(one.old)) for one in definition.migrations]
+    return f"{shape(body)} {calls} {older}"
 
 
 def _steps(body: Body) -> list[Step]:

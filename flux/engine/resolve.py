@@ -19,7 +19,7 @@ def open_storage(storage: str | WorkflowStorage | None) -> WorkflowStorage:
     url = "memory:" if storage is None else storage
     scheme, colon, _ = url.partition(":")
     if not colon:
-        raise InvalidArgument(f"{url!r} is not a storage URL: expected 'sqlite:///orders.db' or 'memory:'")
+        raise InvalidArgument(f"{url!r} is not a storage URL: expected 'sqlite:///orders.db', 'postgresql://host/db' or 'memory:'")
     made: WorkflowStorage = _adapter(scheme)(url)
     return made
 
@@ -31,5 +31,5 @@ def _adapter(scheme: str) -> Any:
     found = {point.name: point for point in entry_points(group=GROUP)}
     if scheme not in found:
         known = ", ".join(sorted(found)) or "none: is flux-durable installed?"
-        raise InvalidArgument(f"no storage for URLs that begin with {scheme!r}: (installed: {known})")
+        raise InvalidArgument(f"no storage for URLs that begin with {scheme!r} (installed: {known})")
     return found[scheme].load()

@@ -47,6 +47,10 @@ class Worker:
                 task.cancel()
             await asyncio.gather(self._task, return_exceptions=bool(late))
 
+    def wake(self) -> None:
+        """There may be something to claim."""
+        self._wake.set()
+
     def stop(self) -> None:
         """Claim no more; `run` returns once what it moves has come to rest."""
         self._stopping = True
@@ -72,7 +76,7 @@ class Worker:
         """Take what there is room for; when the next run is due, None if that is not known."""
         self._wake.clear()
         host = self._host
-        while (room := self._concurrency - self._moving) > 0 and not self._stopping:
+        while (room := self._concurrency - self._moving) > 0 and not self._stopping and not host.isolation.closed:
             lease: Lease | None = None  # stays so while the storage does not even register this worker
             try:
                 lease = await host.lease()
@@ -92,7 +96,7 @@ class Worker:
 
     async def _take(self, lease: Lease, room: int) -> Claimed:
         """Claim and adopt, in a task of the engine's own: whoever cancels a worker does not lose what it was about to get (D19)."""
-        claimed = await self._host.storage.claim(lease.nonce, self._host.registry.versions(), room)
+        claimed = await self._host.storage.claim(lease.nonce, self._host.registry.codes(), room)
         self._host.saw(claimed.now)
         for run in claimed.runs:
             self._moving += 1

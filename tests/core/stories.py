@@ -2,9 +2,10 @@
 
     python -m tests.core.stories
 
-writes those journals that are missing in `tests/core/golden/`, and never touches one that is there: a golden journal stands for
-what a released flux has written, and every later one must fold it to the same state (D20). To add one, add a story and run
-the command; a new format gets new stories.
+writes those journals that are missing in `tests/core/golden/<RELEASE>/`, and never touches one that is there: a golden journal
+stands for what a released flux has written, and every later one must fold it to the same state (D20). `RELEASE` is the release
+being made: what stands under an earlier one is kept for ever, with the stories that it needs. To add a journal, add a story
+and run the command.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flux.core.plan import Defaults
+from flux.core.again import inherited
+from flux.core.commands import Arrived, Migrate, Posting, Returned
+from flux.core.plan import Defaults, Plan
+from flux.core.records import RunForked
 from flux.core.retry import SECOND, Retry
 from flux.core.state import RunState
-from flux.core.workflow import Body, Definition
-from flux.journal import FORMAT, pack_failure
+from flux.core.workflow import Body, Definition, Migration
+from flux.journal import FORMAT, encode_row, pack_failure
 
-from .world import T0, Answer, Case, Does, Mail, World, commit, handler, sleep, step, wait
+from .test_machine import Talk
+from .world import T0, Act, Answer, Case, Does, Mail, World, commit, handler, sleep, step, wait
 
 GOLDEN = Path(__file__).parent / "golden"
+RELEASE = "0.2.0"
 FIXED = Retry("fixed", initial=2.0, jitter=False)
 ONCE = Defaults(retries=0, retry=FIXED, crash_limit=2)
 
@@ -77,6 +83,11 @@ STORIES: dict[str, Case] = {
         faults={0: "after", 2: "after", 5: "release", 9: "after"},
         defaults=ONCE,
     ),
+    "suspect": Case(
+        Definition("suspect", body=Body((step("a"), step("b")))),
+        faults={0: "after", 2: "after", 4: "after", 7: "after", 12: "after"},
+        defaults=ONCE,
+    ),
     "deadline_blocked_undo": Case(
         Definition(
             "deadline",
@@ -96,8 +107,80 @@ STORIES: dict[str, Case] = {
         (Mail(1, "other"),),
         defaults=ONCE,
     ),
+    "again": Case(
+        Definition(
+            "again",
+            body=Body(
+                (
+                    step("a", compensate=handler),
+                    wait("go", timeout=SECOND, on_timeout=Body((step("x", compensate=handler), step("y")))),
+                    step("b", probe=handler, retries=1, compensate=handler),
+                    commit("c"),
+                    commit("pay", pivot=True),
+                    step("mail"),
+                )
+            ),
+            deadline=60 * SECOND,
+            on_compensation_failure="block",
+        ),
+        {
+            "go/on_timeout/y": (Does("raises"), Does(changes={"k": "1"})),
+            "b": (Does("overruns", 2), Does("overruns")),
+            "b!probe": (Does("nothing"), Does()),
+            "c": (Does(changes={"k": "2"}),),
+            "pay": (Does(took=3),),
+            "mail": (Does("raises"),),
+            "a!undo": (Does("raises"),),
+        },
+        (Mail(8),),
+        defaults=ONCE,
+        eager=True,
+        acts=(
+            Act("resolve", way="retry"),
+            Act("resolve", way="done"),
+            Act("retry"),
+            Act("retry"),
+            Act("resolve", way="skip"),
+            Act("replay"),
+        ),
+    ),
     "parked": Case(Definition("parked", body=Body((step("a"), step("b"), step("c")))), faults={0: "block"}, unblocks=0, defaults=ONCE),
 }
+
+
+FIRST = frozenset(STORIES) - {"again", "suspect"}  # the stories of release 0.1.0
+
+ORIGIN = Body((step("a"), step("b", compensate=handler), wait("go"), step("gone")))
+TARGET = Definition(
+    "flow",
+    version="2",
+    body=Body((step("first"), wait("go"), step("new"))),
+    migrations=(Migration(Definition("flow", body=ORIGIN), (("a", "first"),), frozenset({"b", "gone"})),),
+)
+
+
+def moved() -> Talk:
+    """A fork of a run of an old version, begun there and carried on under the new one."""
+    origin = Talk(*ORIGIN.steps)
+    origin.tell(Returned("a", 1, "1", {"k": "2"}))
+    fork = Talk(*ORIGIN.steps, inherited=[RunForked("origin", "b", "ana", "why"), *inherited(origin.state, origin.plan, "b")])
+    fork.tell(Returned("b", 1, "3", {"l": "4"}))
+    fork.after(1).under(TARGET).tell(Migrate())
+    fork.tell(Arrived((Posting(1, "signal", "go", '"yes"'),)))
+    fork.tell(Returned("new", 1, "5"))
+    return fork
+
+
+def plan_of(name: str) -> Plan:
+    """The plan under which the journal of this name is folded."""
+    return Plan(TARGET) if name == "moved" else STORIES[name].plan
+
+
+def journals() -> dict[str, tuple[list[tuple[int, str, str]], RunState]]:
+    """Each story as rows, and the state that they fold to."""
+    made = {name: (world.store.rows, world.state) for name, world in ((name, World(case).run()) for name, case in STORIES.items())}
+    talk = moved()
+    return made | {"moved": ([(at, *encode_row(records)) for at, records in talk.rows], talk.state)}
 
 
 def summary(state: RunState) -> dict[str, Any]:
@@ -119,19 +202,20 @@ def summary(state: RunState) -> dict[str, Any]:
         "undo": [state.undo, state.undo_at],
         "blocked": None if blocked is None else [blocked.reason, blocked.message, blocked.path],
         "cancel": None if state.cancel is None else [state.cancel.reason, state.cancel.compensate, state.cancel.interrupt],
+        "again": [state.generation, state.pivot, state.keys, sorted(state.owed), {path: len(old) for path, old in state.past.items()}],
         "times": [state.created_at, state.updated_at, state.ended_at, state.deadline_at],
     }
 
 
 def write_missing() -> list[Path]:
-    """Write the journals of stories that have none; returns their files."""
+    """Write the journals that are missing under `RELEASE`; returns their files."""
     written: list[Path] = []
-    for name, case in STORIES.items():
-        path = GOLDEN / f"{name}.json"
+    (GOLDEN / RELEASE).mkdir(exist_ok=True)
+    for name, (rows, state) in journals().items():
+        path = GOLDEN / RELEASE / f"{name}.json"
         if path.exists():
             continue
-        world = World(case).run()
-        golden = {"format": FORMAT, "rows": world.store.rows, "state": summary(world.state)}
+        golden = {"format": FORMAT, "rows": rows, "state": summary(state)}
         path.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
         written.append(path)
     return written

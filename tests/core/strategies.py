@@ -11,7 +11,7 @@ from flux.core.plan import Defaults
 from flux.core.retry import SECOND, Retry
 from flux.core.workflow import Body, Definition, Kind, Step
 
-from .world import T0, Answer, Case, Does, Fault, Mail, handler
+from .world import T0, Act, Answer, Case, Does, Fault, Mail, handler, steps_by_path
 
 SIGNALS = ("a", "b")
 BACKOFFS = (
@@ -32,14 +32,18 @@ def called_steps(draw: Any, name: str, exact: bool) -> Step:
     """A step or a commit step. `exact`: lost attempts change nothing in how its run ends."""
     rules = ["completed", "started"] if exact else ["in_doubt", "completed", "started"]
     undone = draw(st.booleans())
+    kind = draw(st.sampled_from([Kind.STEP, Kind.STEP, Kind.COMMIT]))
+    asked = draw(st.sampled_from([False, False, True]))
     return Step(
         name,
-        draw(st.sampled_from([Kind.STEP, Kind.STEP, Kind.COMMIT])),
+        kind,
         handler,
         when=draw(answers),
         retries=draw(st.sampled_from([1, 0, 2, 1, 3])),
         retry=draw(st.sampled_from(BACKOFFS)),
-        on_unknown="retry" if exact else draw(st.sampled_from(["retry", "retry", "fail", "compensate"])),
+        on_unknown="retry" if exact or asked else draw(st.sampled_from(["retry", "retry", "fail", "compensate"])),
+        probe=handler if asked else None,
+        pivot=kind is Kind.COMMIT and name[0] == "s" and draw(st.sampled_from([False, False, False, True])),
         compensate=handler if undone else None,
         compensate_retries=draw(st.integers(0, 2)),
         compensate_when=draw(st.sampled_from(rules)),
@@ -128,16 +132,36 @@ mail = st.lists(
 FAULTS: tuple[Fault, ...] = ("before", "before", "after", "after", "release", "drain", "shutdown", "block")
 
 
+BRIEF: dict[str, Any] = {"waits": "returns"}
+PROBED: dict[str, Any] = {"waits": "nothing", "overruns": "nothing"}
+
+
 def called_paths(steps: tuple[Step, ...], prefix: str = "") -> list[str]:
     """The paths of handlers and of compensations in this body."""
     paths: list[str] = []
     for one in steps:
         path = prefix + one.name
         if one.handler is not None:
-            paths += [path, f"{path}!undo"]
+            paths += [path, f"{path}!undo", *([f"{path}!probe"] if one.probe is not None else [])]
         if one.on_timeout is not None:
             paths += called_paths(one.on_timeout.steps, f"{path}/" if one.on_timeout.single else f"{path}/on_timeout/")
     return paths
+
+
+@st.composite
+def acts(draw: Any, steps: tuple[Step, ...]) -> tuple[Act, ...]:
+    """What people do with the run once it rests."""
+    what = draw(st.lists(st.sampled_from(["retry", "retry", "retry from", "replay", "resolve"]), max_size=4))
+    paths = list(steps_by_path(steps))
+    found: list[Act] = []
+    for one in what:
+        if one == "retry from":
+            found.append(Act("retry", draw(st.sampled_from(paths))))
+        elif one == "resolve":
+            found.append(Act("resolve", way=draw(st.sampled_from(["retry", "skip", "done"]))))
+        else:
+            found.append(Act("replay" if one == "replay" else "retry"))
+    return tuple(found)
 
 
 @st.composite
@@ -154,6 +178,12 @@ def cases(draw: Any, exact: bool = False, faults: bool = True) -> Case:
     for path, lines in script.items():
         if path.endswith("!undo"):
             script[path] = tuple(replace(one, what="raises" if one.what == "waits" else one.what, changes=None) for one in lines)
+        if path.endswith("!probe"):
+            script[path] = () if exact else tuple(replace(one, what=PROBED.get(one.what, one.what), changes=None) for one in lines)
+    if exact:  # a probe finds the result, at once, and not what the handler did to the data
+        for path, probed in steps_by_path(steps).items():
+            if probed.probe is not None:
+                script[path] = tuple(replace(one, what=BRIEF.get(one.what, one.what), changes=None, took=0) for one in script[path])
     postings = draw(mail)
     if exact:  # at T0 the run may or may not have been there already
         postings = tuple(replace(one, after=max(1, one.after)) for one in postings)
@@ -162,6 +192,7 @@ def cases(draw: Any, exact: bool = False, faults: bool = True) -> Case:
         script,
         postings,
         draw(st.dictionaries(st.integers(0, 15), st.sampled_from(FAULTS), max_size=6)) if faults else {},
-        Defaults(retries=0, crash_limit=1000 if exact else draw(st.sampled_from([2, 1000]))),
+        Defaults(retries=0, crash_limit=1000 if exact else draw(st.sampled_from([1, 2, 1000]))),
         False if exact else draw(st.booleans()),
+        acts=draw(acts(steps)),
     )

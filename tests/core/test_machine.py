@@ -5,14 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from flux.core.actions import cut_cause, outstanding
-from flux.core.commands import Advance, Arrived, Block, Command, Cut, Lost, Posting, Raised, Released, Returned, Suspended, Tick, Unblock
+from flux.core.commands import (
+    Advance,
+    Arrived,
+    Block,
+    Command,
+    Cut,
+    Lost,
+    Posting,
+    Postpone,
+    Raised,
+    Released,
+    Resolve,
+    Returned,
+    Suspended,
+    Tick,
+    Unblock,
+)
+from flux.core.evolve import fold
 from flux.core.failure import Failure
 from flux.core.machine import Moment, create, decide
 from flux.core.plan import Defaults, Plan
 from flux.core.records import (
     AttemptCut,
     AttemptFailed,
+    AttemptIsolated,
     AttemptLost,
+    AttemptPostponed,
     AttemptReleased,
     BranchEnded,
     CancelRequested,
@@ -28,6 +47,7 @@ from flux.core.records import (
     SleepStarted,
     StepCompleted,
     StepFailed,
+    StepResolved,
     StepSkipped,
     StepStarted,
     StepSuspended,
@@ -39,32 +59,38 @@ from flux.core.retry import SECOND, Retry
 from flux.core.status import RunStatus, StepStatus
 from flux.core.workflow import Body, Definition, Step
 
-from .world import DRAW, T0, Answer, commit, handler, read_cancel, sleep, step, wait
+from .world import DRAW, T0, Answer, commit, freeze, handler, read_cancel, sleep, step, wait
 
 BOOM = Failure("builtins:ValueError", "boom")
 SLOW = Failure.of("StepTimeout", "too slow")
 
 
 class Talk:
-    """A run that is spoken to; every decision is taken as committed."""
+    """A run that is spoken to; every decision is taken as committed, and the state held to be the fold of them all."""
 
-    def __init__(self, *steps: Step, crash_limit: int = 20, halt: bool = False, **kwargs: Any) -> None:
+    checked = True
+
+    def __init__(
+        self, *steps: Step, crash_limit: int = 20, halt: bool = False, inherited: list[Record] | None = None, **kwargs: Any
+    ) -> None:
         self.definition = Definition("flow", body=Body(steps), **kwargs)
         self.plan = Plan(self.definition, Defaults(retries=0, retry=Retry(jitter=False), crash_limit=crash_limit))
         self.now = T0
         self.draws = 0
         self.halt = halt
+        self.alone = False
         deadline = self.definition.deadline
-        created = RunCreated("flow", "1", "", "{}", {}, None if deadline is None else T0 + deadline)
-        self.state, decision = create(self.plan, created, self.moment)
+        created = RunCreated("flow", self.definition.version, "", "{}", {}, None if deadline is None else T0 + deadline)
+        self.state, decision = create(self.plan, created, self.moment, inherited or [])
         self.state.settle()
         self.first = decision.records[1:]
+        self.rows: list[tuple[int, list[Record]]] = [(self.now, decision.records)]
         self.consumed: list[int] = []
 
     @property
     def moment(self) -> Moment:
         """What the machine may know now."""
-        return Moment(self.now, self._draw, self._ask, read_cancel, self.halt)
+        return Moment(self.now, self._draw, self._ask, read_cancel, self.halt, self.alone)
 
     def _draw(self) -> float:
         self.draws += 1
@@ -78,7 +104,16 @@ class Talk:
         decision = decide(self.state, commands, self.moment)
         self.state.settle()
         self.consumed = decision.consumed
+        if decision.records:
+            self.rows.append((self.now, decision.records))
+            assert not self.checked or freeze(fold(self.plan, self.rows)) == freeze(self.state), "I8"
         return decision.records
+
+    def under(self, definition: Definition) -> Talk:
+        """The same run, loaded by newer code."""
+        self.plan = Plan(definition, Defaults(retries=0, retry=Retry(jitter=False)))
+        self.state = fold(self.plan, self.rows)
+        return self
 
     def after(self, seconds: float) -> Talk:
         """Time passes."""
@@ -435,8 +470,12 @@ def test_failed_compensation_blocks() -> None:
     blocked = RunBlocked("CompensationFailed", "'b!undo' failed: ValueError: boom", "b!undo")
     assert run.tell(Raised("b!undo", 1, BOOM)) == [StepFailed("b!undo", 1, BOOM), blocked]
     assert (run.state.status, run.state.wake_at) == (RunStatus.BLOCKED, None)
-    assert run.tell(Tick(), Advance(), cancel(2)) == []
-    assert run.tell(Unblock()) == [RunUnblocked(), StepStarted("a!undo", 1)]
+    assert run.tell(Tick(), Advance()) == []
+    assert run.tell(Unblock()) == [], "somebody has to say what is to become of it"
+    assert run.tell(Resolve("b!undo", "skip", None, "ana", "gone")) == [
+        StepResolved("b!undo", "skip", None, "ana", "gone"),
+        StepStarted("a!undo", 1),
+    ]
     assert run.tell(ok("a!undo")) == [StepCompleted("a!undo", 1, "1"), RunFailed()]
 
 
@@ -455,25 +494,62 @@ def test_compensate_when() -> None:
 # --- crashes, releases, parking
 
 
-def test_lost_attempts_wait_longer_and_longer_then_block() -> None:
-    """S3.7, D11: 0, 1, 2 … seconds, counted apart from retries; at the limit the run is parked, and can be moved on."""
-    run = Talk(step("a", retries=0), crash_limit=3)
+def test_lost_attempts_wait_longer_and_longer() -> None:
+    """S3.7, D11: 0, 1, 2, 4 … seconds, counted apart from retries."""
+    run = Talk(step("a", retries=0))
     assert run.tell(Lost()) == [AttemptLost("a", 1, T0)]
     assert run.tell(Lost()) == [], "there is nothing to lose twice"
     assert run.tell(Tick()) == [StepStarted("a", 2)]
     assert run.tell(Lost()) == [AttemptLost("a", 2, T0 + SECOND)]
     assert run.tell(Tick()) == []
     assert run.after(1).tell(Tick()) == [StepStarted("a", 3)]
-    text = "'a' lost 3 attempts in a row to crashes of its worker"
-    assert run.tell(Lost()) == [AttemptLost("a", 3, run.now + 2 * SECOND), RunBlocked("WorkerCrashed", text, "a")]
+    assert run.tell(Lost()) == [AttemptLost("a", 3, run.now + 2 * SECOND)]
+    run.alone = True
+    assert run.after(2).tell(Tick()) == [StepStarted("a", 4), AttemptIsolated("a", 4)]
+    assert run.tell(Lost()) == [AttemptLost("a", 4, run.now + 4 * SECOND)]
+
+
+def lose(run: Talk, path: str, times: int) -> list[Record]:
+    """Lose this step's attempt so often in a row; the last loss's records."""
+    records: list[Record] = []
+    for _ in range(times):
+        if path not in run.state.calls:
+            run.after(100).tell(Tick())
+        records = run.tell(Lost())
+    return records
+
+
+def test_a_suspect_runs_alone() -> None:
+    """D11: from the third loss in a row on nothing starts unless it is alone; who finds no quiet worker waits longer."""
+    run = Talk(step("a"))
+    lose(run, "a", 3)
+    assert run.after(9).tell(Tick(), Advance()) == []
+    assert run.tell(Postpone("a", 30 * SECOND)) == [AttemptPostponed("a", run.now + 30 * SECOND)]
+    assert run.state.wake_at == run.now + 30 * SECOND
+    run.alone = True
+    assert run.after(29).tell(Tick()) == []
+    assert run.after(1).tell(Tick()) == [StepStarted("a", 4), AttemptIsolated("a", 4)]
+    assert run.tell(Postpone("a", SECOND)) == [], "it runs"
+    assert run.tell(ok("a", 4)) == [StepCompleted("a", 4, "1"), RunCompleted()]
+
+
+def test_only_losses_while_alone_count_towards_the_limit() -> None:
+    """S3.7, D11: what was lost beside others may be their doing; the run is parked, reversibly."""
+    run = Talk(step("a"), crash_limit=3)
+    assert lose(run, "a", 3) == [AttemptLost("a", 3, run.now + 2 * SECOND)]
+    run.alone = True
+    assert lose(run, "a", 1) == [AttemptLost("a", 4, run.now + 4 * SECOND)]
+    text = "'a' lost 5 attempts in a row to crashes of its worker, 2 of them while it ran alone"
+    assert lose(run, "a", 1) == [AttemptLost("a", 5, run.now + 8 * SECOND), RunBlocked("WorkerCrashed", text, "a")]
     assert run.after(99).tell(Tick()) == []
     assert run.tell(signal(1)) == []
+    run.alone = False
     assert run.tell(Unblock()) == [RunUnblocked()]
     assert run.tell(Unblock()) == []
-    assert run.tell(Tick()) == [StepStarted("a", 4)]
-    assert run.tell(Lost()) == [AttemptLost("a", 4, run.now)], "the count began anew"
-    assert run.tell(Tick()) == [StepStarted("a", 5)]
-    assert run.tell(ok("a", 5)) == [StepCompleted("a", 5, "1"), RunCompleted()]
+    assert run.tell(Tick()) == [StepStarted("a", 6)]
+    assert run.tell(Lost()) == [AttemptLost("a", 6, run.now)], "the count began anew"
+    assert run.tell(Tick()) == [StepStarted("a", 7)]
+    assert run.tell(ok("a", 7)) == [StepCompleted("a", 7, "1"), RunCompleted()]
 
 
 def test_progress_resets_the_crash_count() -> None:
@@ -635,7 +711,8 @@ def test_blocked_run_can_be_cancelled() -> None:
     """S2.1, S11.1: a cancel is a person's act that moves a parked run, downwards."""
     run = Talk(step("a", compensate=handler), step("b"), crash_limit=1)
     run.tell(ok("a"))
-    run.tell(Lost())
+    run.alone = True
+    lose(run, "b", 4)
     assert run.state.status == "blocked"
     assert run.tell(cancel()) == [request(), UnwindStarted("cancelled", CANCELLED), StepStarted("a!undo", 1)]
     assert run.state.status == "compensating"

@@ -5,7 +5,26 @@ from __future__ import annotations
 import pytest
 
 from flux.core import commands as module
-from flux.core.commands import Advance, Arrived, Block, Command, Cut, Lost, Posting, Raised, Released, Returned, Suspended, Tick, Unblock
+from flux.core.commands import (
+    Advance,
+    Answered,
+    Arrived,
+    Block,
+    Command,
+    Cut,
+    Lost,
+    Migrate,
+    Posting,
+    Postpone,
+    Raised,
+    Released,
+    Reopen,
+    Resolve,
+    Returned,
+    Suspended,
+    Tick,
+    Unblock,
+)
 from flux.core.failure import Failure
 from flux.core.machine import decide
 from flux.core.retry import SECOND
@@ -27,8 +46,13 @@ ALL: tuple[Command, ...] = (
     Released("a", 1),
     Tick(),
     Arrived((Posting(1, "signal", "go", "1"), Posting(2, "cancel", "", "11"))),
-    Block("DefinitionChanged", "why"),
+    Block("DefinitionChanged", "why", "a"),
     Unblock(),
+    Answered("a!probe", 1, "1"),
+    Postpone("a", SECOND),
+    Resolve("a", "retry", None, "ana", "why"),
+    Reopen("retry", "", "ana", "why"),
+    Migrate(),
 )
 
 
@@ -41,7 +65,7 @@ def reach(status: RunStatus) -> Talk:
     if status is RunStatus.RUNNING:
         return run
     if status is RunStatus.BLOCKED:
-        run.tell(Block("DefinitionChanged", "why"))
+        run.tell(Block("DefinitionChanged", "why"), Cut("a", 1, "shutdown"))
         return run
     run.tell(ok("a"))
     if status is RunStatus.SUSPENDED:
@@ -70,11 +94,16 @@ def test_every_command_has_an_answer_in_every_status() -> None:
         assert set(answers.values()) <= {APPLY, IGNORE}
 
 
-def test_terminal_statuses_ignore_everything() -> None:
-    """S2.2, I9."""
+def test_terminal_statuses_ignore_everything_but_a_persons_act() -> None:
+    """S2.2, I9: only `Reopen` takes a run out of them; signals that nobody took are kept for it, and a migration changes no status."""
     assert {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED} == TERMINAL
     for status in TERMINAL:
-        assert not any(TABLE[status].values())
+        assert {command for command, answer in TABLE[status].items() if answer is APPLY} == {Arrived, Reopen, Migrate}
+        for command in (ALL[8], Migrate()):
+            run = reach(status)
+            run.tell(command)
+            assert run.state.status is status
+            assert run.consumed == []
 
 
 @pytest.mark.parametrize("status", list(RunStatus), ids=str)

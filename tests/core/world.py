@@ -11,15 +11,47 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flux.core.actions import outstanding
-from flux.core.commands import Advance, Arrived, Block, Command, Cut, Lost, Posting, Raised, Released, Returned, Suspended, Tick, Unblock
+from flux.core.commands import (
+    Advance,
+    Answered,
+    Arrived,
+    Block,
+    Command,
+    Cut,
+    Lost,
+    Migrate,
+    Posting,
+    Postpone,
+    Raised,
+    Released,
+    Reopen,
+    Resolve,
+    Returned,
+    Suspended,
+    Tick,
+    Unblock,
+)
+from flux.core.evolve import apply_row, fold
 from flux.core.failure import Failure
-from flux.core.machine import Moment, create, decide
-from flux.core.plan import Defaults, Node, Plan
-from flux.core.records import CancelRequested, Record, RunCreated, StepStarted
-from flux.core.retry import SECOND
-from flux.core.state import Frame, RunState, StepState, fold
+from flux.core.machine import UNDECIDED, Moment, create, decide
+from flux.core.plan import PROBE, UNDO, Defaults, Node, Plan, base_path
+from flux.core.records import (
+    AttemptFailed,
+    CancelRequested,
+    Record,
+    RunCreated,
+    StepCompleted,
+    StepFailed,
+    StepProbed,
+    StepResolved,
+    StepStarted,
+    UnwindStarted,
+)
+from flux.core.retry import SECOND, SUSPECT
+from flux.core.state import Frame, RunState, StepState
 from flux.core.status import RunStatus
 from flux.core.workflow import Definition, Kind, Step, shape
+from flux.errors import InvalidArgument, PastPivot
 from flux.journal import decode_row, encode_row
 
 T0 = 1_000_000 * SECOND
@@ -27,6 +59,8 @@ DRAW = 0.5  # every random draw of this world
 TURNS = 3000  # more than any scripted run can take
 
 NOTES = {"returns": ("returned",), "waits": ("returned",), "raises": ("raised",), "gives up": ("raised",), "overruns": ("raised", "doubt")}
+NOTES |= {"nothing": ()}
+LATER = 5 * SECOND  # until a suspect that found no quiet worker tries again
 
 PATIENT = Defaults(retries=0, crash_limit=1000)
 
@@ -67,11 +101,16 @@ def sleep(name: str, **kwargs: Any) -> Step:
     return Step(name, Kind.SLEEP, **kwargs)
 
 
+def result_of(path: str) -> str:
+    """What the handler at this path returns, encoded."""
+    return f'"{path}"'
+
+
 @dataclass(frozen=True)
 class Does:
     """What one call of a handler does, and how many seconds it takes."""
 
-    what: Literal["returns", "raises", "gives up", "overruns", "waits"] = "returns"
+    what: Literal["returns", "raises", "gives up", "overruns", "waits", "nothing"] = "returns"
     took: int = 0
     changes: dict[str, str | None] | None = None
     delay: int | None = None
@@ -81,7 +120,9 @@ class Does:
 
     def command(self, st: StepState) -> Command:
         """The outcome as the machine hears it."""
-        result = f'"{st.path}"'
+        result = result_of(st.path)
+        if st.node.probes is not None and self.what in ("returns", "nothing"):
+            return Answered(st.path, st.attempt, result_of(base_path(st.path)) if self.what == "returns" else None)
         if self.what == "returns":
             return Returned(st.path, st.attempt, result, self.changes)
         if self.what == "waits":
@@ -104,6 +145,15 @@ class Mail:
 
 
 @dataclass(frozen=True)
+class Act:
+    """What a person does when the run has ended, or is blocked. `path`: the retry's from_step, '' for none."""
+
+    what: Literal["retry", "replay", "resolve"]
+    path: str = ""
+    way: Literal["retry", "skip", "done"] = "retry"
+
+
+@dataclass(frozen=True)
 class Case:
     """A workflow and everything that will happen to its run."""
 
@@ -114,6 +164,7 @@ class Case:
     defaults: Defaults = PATIENT
     eager: bool = False  # the holder hears of postings while a handler runs, and not only at its next commit
     unblocks: int = 20  # how often somebody unblocks the run
+    acts: tuple[Act, ...] = ()  # one by one, whenever the run rests
 
     @property
     def plan(self) -> Plan:
@@ -135,12 +186,18 @@ class Store:
     seen: dict[str, set[str]] = field(default_factory=dict)  # path -> what its attempts came to, where recorded
     running: set[str] = field(default_factory=set)  # attempts recorded as started, with no outcome recorded
     unblocked: int = 0
+    acted: int = 0  # of the case's acts, how many are over
+    accepted: list[str] = field(default_factory=list)  # names of the postings
+    raised: dict[str, int] = field(default_factory=dict)  # path -> lines of its script that are used up
+    outside: set[str] = field(default_factory=set)  # paths whose handler has returned: what a probe finds
+    unwindings: list[list[str]] = field(default_factory=list)  # what each way down has to undo, in order
 
     def copy(self) -> Store:
         """An independent copy."""
         return replace(
             self, rows=list(self.rows), inbox=list(self.inbox), calls=list(self.calls),
             seen={path: set(notes) for path, notes in self.seen.items()}, running=set(self.running),
+            accepted=list(self.accepted), raised=dict(self.raised), outside=set(self.outside), unwindings=list(self.unwindings),
         )  # fmt: skip
 
     def journal(self) -> list[tuple[int, tuple[Record, ...]]]:
@@ -166,6 +223,10 @@ class World:
         self.asked: list[str] = []
         self.fault: Fault | None = None  # the one of this turn
         self.draws = 0
+        self.acting = False  # this commit is a person's act
+        self.alone = False
+        self.postponed: set[str] = set()
+        self.state = RunState(self.plan)
         self.shadow = RunState(self.plan)  # folded from the rows alone
         if store is None:
             self._create()
@@ -209,7 +270,8 @@ class World:
         assert set(self.state.calls) == self.store.running
         for path in self.store.running:
             self._note(path, "doubt")
-        self.commit(Lost(), Arrived(tuple(self.store.inbox)), Advance(), over=set(self.state.calls))
+        moved: tuple[Command, ...] = (Migrate(),) if self.state.version != self.case.definition.version else ()
+        self.commit(*moved, Lost(), Arrived(tuple(self.store.inbox)), Advance(), over=set(self.state.calls))
 
     # --- one turn of the loop
 
@@ -218,7 +280,7 @@ class World:
         self._receive()
         state = self.state
         if state.ended is not None:
-            return False
+            return self._act()
         due = outstanding(state, self.store.now)
         assert not any(st.node.sheltered for st in due.interrupt), "S9.1: commit steps are not interrupted"
         if self.store.inbox_seq > self.known and (self.case.eager or not due.calls):
@@ -229,6 +291,8 @@ class World:
             self._perform(due.calls[0])
         elif state.blocked is not None:
             return self._blocked()
+        elif suspect := self._suspect():
+            self._isolate(suspect)
         elif due.wake_at is not None and due.wake_at <= self.store.now:
             self.commit(Tick())
         else:
@@ -244,6 +308,7 @@ class World:
             if self.state.ended is None:
                 store.inbox_seq += 1
                 store.inbox.append(_posting(store.inbox_seq, mail))
+                store.accepted.append(mail.name)
 
     def _next_mail(self) -> int | None:
         mail = self.case.mail[self.store.mailed : self.store.mailed + 1]
@@ -274,12 +339,19 @@ class World:
             return
         self._receive()
         del self.finish[st.path]
+        if st.node.probes is None and does.what in ("returns", "waits"):
+            self.store.outside.add(st.path)
         self.commit(does.command(st), over=(st.path,), notes=NOTES[does.what])
 
     def does(self, st: StepState) -> Does:
         """The script's line for this attempt; attempts lost, cut or released do not use one up."""
         lines = self.case.script.get(st.path, ())
-        return lines[st.raised] if st.raised < len(lines) else Does()
+        used = self.store.raised.get(st.path, 0)
+        if used < len(lines):
+            return lines[used]
+        if st.node.probes is not None and base_path(st.path) not in self.store.outside:
+            return Does("nothing")
+        return Does()
 
     def _cut(self, st: StepState) -> None:
         cancel = self.state.cancel
@@ -289,11 +361,71 @@ class World:
         self.commit(Cut(st.path, st.attempt, cause), over=(st.path,), notes=("doubt",))
 
     def _blocked(self) -> bool:
-        if self.store.unblocked < self.case.unblocks:
+        blocked = self.state.blocked
+        if self._act():
+            return True
+        if blocked is not None and blocked.reason not in UNDECIDED and self.store.unblocked < self.case.unblocks:
             self.store.unblocked += 1
             self.commit(Unblock())
             return True
         return self._pass_time(None)
+
+    def _suspect(self) -> StepState | None:
+        """A step that is due and may start only where it is alone (D11)."""
+        now = self.store.now
+        due = [st for st in self.state.parked.values() if st.lost >= SUSPECT and st.due_at is not None and st.due_at <= now]
+        return due[0] if due else None
+
+    def _isolate(self, suspect: StepState) -> None:
+        """First there is no quiet worker, then there is."""
+        if suspect.path not in self.postponed:
+            self.postponed.add(suspect.path)
+            self.commit(Postpone(suspect.path, LATER))
+            return
+        self.alone = True
+        try:
+            self.commit(Tick())
+        finally:
+            self.alone = False
+
+    def _act(self) -> bool:
+        """The next thing that a person does with a run that rests; what the machine refuses leaves no trace."""
+        store = self.store
+        while store.acted < len(self.case.acts):
+            command = self._choose(self.case.acts[store.acted])
+            if command is not None:
+                before = freeze(self.state)
+                self.acting = True
+                try:
+                    self.commit(command)
+                    return True
+                except (InvalidArgument, PastPivot):
+                    assert freeze(self.state) == before, "what is refused leaves no trace"
+                    assert not self.state.log
+                finally:
+                    self.acting = False
+            store.acted += 1
+        return False
+
+    def _choose(self, act: Act) -> Command | None:
+        """What callers may ask for in this state; the engine refuses the rest."""
+        state = self.state
+        if act.what == "replay":
+            return None if state.ended is None else Reopen("replay", "", "ana", "again")
+        if state.ended is RunStatus.COMPLETED:
+            return None
+        if state.ended is not None:
+            return Reopen("retry", act.path, "ana", "again") if act.what == "retry" else None
+        blocked = state.blocked
+        if blocked is None:
+            return None
+        if act.what == "retry" and act.path:
+            return None if state.unwinding is not None or state.replay is not None else Reopen("retry", act.path, "ana", "again")
+        if base_path(blocked.path) not in state.steps:
+            return None
+        path = base_path(blocked.path) if blocked.path.endswith(PROBE) else blocked.path
+        way = act.way if act.what == "resolve" else "retry"
+        return Resolve(path, way, f'"done {path}"' if way == "done" else None, "ana", "why")
 
     # --- commit, or not
 
@@ -317,6 +449,9 @@ class World:
         store = self.store
         store.inbox = [posting for posting in store.inbox if posting.seq not in consumed]
         self._append(records)
+        if self.acting and not records:
+            store.acted += 1
+        self.acting = False
         self.state.settle()
         self._hold_to_the_laws()
         self._repeat(said, halt)
@@ -355,12 +490,36 @@ class World:
         store = self.store
         control, payload = encode_row(records)
         store.rows.append((store.now, control, payload))
-        self.shadow.apply_row(store.now, decode_row(control, payload))
+        apply_row(self.shadow, store.now, decode_row(control, payload))
         store.running.update(record.path for record in records if isinstance(record, StepStarted))
         for record in records:
-            if isinstance(record, StepStarted):
-                store.seen.setdefault(record.path, set())
+            self._witness(record)
+        if self.acting:
+            store.acted += 1
         self.snapshots.append(store.copy())
+
+    def _witness(self, record: Record) -> None:
+        """What an observer makes of one record: which effects there are that nobody has undone."""
+        store = self.store
+        if isinstance(record, StepStarted):
+            store.seen.setdefault(record.path, set())
+        elif isinstance(record, AttemptFailed) or (isinstance(record, StepFailed) and record.attempt):
+            store.raised[record.path] = store.raised.get(record.path, 0) + 1
+        elif isinstance(record, StepCompleted) and record.path.endswith(UNDO):
+            self._undone(record.path)
+        elif isinstance(record, StepProbed):
+            notes = store.seen[record.path]
+            notes.discard("doubt")
+            notes.add("raised" if record.result is None else "returned")
+            store.running.discard(record.path + PROBE)
+        elif isinstance(record, StepResolved) and record.way == "done":
+            self._undone(record.path) if record.path.endswith(UNDO) else self._note(record.path, "returned")
+        elif isinstance(record, UnwindStarted):
+            store.unwindings.append(owed_now(self.case.definition.steps, store.seen) if record.compensate else [])
+
+    def _undone(self, path: str) -> None:
+        self.store.seen[base_path(path)].clear()
+        self.store.outside.discard(base_path(path))
 
     def _leave(self, fault: Fault | None) -> None:
         """The holder gives the run back in good order, or somebody parks it."""
@@ -385,14 +544,14 @@ class World:
     # --- what the machine may know
 
     def _moment(self, halt: bool = False) -> Moment:
-        return Moment(self.store.now, self._draw, self._ask, read_cancel, halt)
+        return Moment(self.store.now, self._draw, self._ask, read_cancel, halt, self.alone)
 
     def _draw(self) -> float:
         self.draws += 1
         return DRAW
 
     def _ask(self, node: Node, path: str, question: str) -> Any:
-        assert path not in self.shadow.steps, "S6.1, I35: what is recorded is not asked again"
+        assert path not in self.state.steps, "S6.1, I35: what is recorded is not asked again"
         self.asked.append(path)
         answer = node.when if question == "when" else node.step.compute
         assert isinstance(answer, Answer)
@@ -413,7 +572,7 @@ class World:
         assert set(state.calls) == self.store.running
         moving = state.ended is None and state.blocked is None
         if moving:
-            timer = state.wake_at is not None and (state.parked or state.deadline_at is not None or state.undo)
+            timer = state.wake_at is not None and (state.parked or state.deadline_at is not None or state.undo or state.replay is not None)
             assert state.calls or state.due or state.waits or timer, "S2.3, I15: no limbo"
         else:
             assert state.wake_at is None
@@ -425,12 +584,39 @@ class World:
 
     def _repeat(self, commands: tuple[Command, ...], halt: bool) -> None:
         """The same commands once more say nothing, now that they are recorded."""
-        again = tuple(command for command in commands if not isinstance(command, Lost | Block))
+        again = tuple(command for command in commands if not isinstance(command, Lost | Block | Postpone | Reopen | Resolve | Migrate))
         before = freeze(self.state)
         decision = decide(self.state, again, self._moment(halt))
         assert (decision.records, decision.consumed) == ([], []), f"repeated: {again} gave {decision}"
         self.state.rollback()
         assert freeze(self.state) == before
+
+
+def steps_by_path(steps: tuple[Step, ...], prefix: str = "") -> dict[str, Step]:
+    """Every step at any depth, by its path, in the order in which they follow one another."""
+    found: dict[str, Step] = {}
+    for one in steps:
+        path = prefix + one.name
+        found[path] = one
+        if one.on_timeout is not None:
+            found |= steps_by_path(one.on_timeout.steps, f"{path}/" if one.on_timeout.single else f"{path}/on_timeout/")
+    return found
+
+
+def owed_now(steps: tuple[Step, ...], seen: dict[str, set[str]]) -> list[str]:
+    """The compensations that are due, in order: S10.4, from what the attempts of each step came to since it was last undone."""
+    return [path for path, one in reversed(steps_by_path(steps).items()) if owed(one, seen.get(path, set()))]
+
+
+def owed(one: Step, notes: set[str]) -> bool:
+    """Whether a step with these notes is to be undone."""
+    if one.compensate is None:
+        return False
+    if "returned" in notes:
+        return True
+    if one.compensate_when == "started":
+        return bool(notes)
+    return "doubt" in notes and (one.compensate_when == "in_doubt" or one.on_unknown == "compensate")
 
 
 def _posting(seq: int, mail: Mail) -> Posting:

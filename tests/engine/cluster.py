@@ -9,20 +9,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import asyncpg
+
 from flux import FluxEngine, WorkflowStorage
 from flux.testing import VirtualClock
-from flux_storage import MemoryStorage, SQLiteStorage
+from flux_storage import MemoryStorage, PostgresStorage, SQLiteStorage
 
 LEASE = 30
 
 
 class Cluster:
-    """`path` None: one MemoryStorage for all engines; else each has a SQLiteStorage of its own on that file."""
+    """With `path` each engine has a SQLiteStorage of its own on that file; with `url` a PostgresStorage on that database; else all
+    share one MemoryStorage."""
 
-    def __init__(self, path: Path | None, clock: VirtualClock) -> None:
+    def __init__(self, path: Path | None, clock: VirtualClock, url: str = "") -> None:
         self.clock = clock
         self.path = path
+        self.url = url
         self._memory = MemoryStorage(clock=clock)
+        self._outsider: asyncpg.Connection | None = None
         self._stack = AsyncExitStack()
         self._dead: list[FluxEngine] = []
 
@@ -34,8 +39,24 @@ class Cluster:
         for engine in self._dead:
             await engine.storage.__aexit__(None, None, None)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether there is no database."""
+        return self.path is None and not self.url
+
+    async def outsider(self) -> asyncpg.Connection:
+        """A connection to the server that is not flux's."""
+        if self._outsider is None:
+            self._outsider = await asyncpg.connect(self.url.partition("&flux_schema=")[0])
+            self._stack.push_async_callback(self._outsider.close)
+        return self._outsider
+
     def storage(self) -> WorkflowStorage:
         """Another way to the one storage."""
+        if self.url:
+            storage = PostgresStorage.from_url(self.url)
+            storage.clock = self.clock
+            return storage
         if self.path is None:
             return self._memory
         return SQLiteStorage(self.path, synchronous="NORMAL", clock=self.clock)

@@ -1,8 +1,9 @@
-"""What the engine's tests share: every test runs over memory and over SQLite, in virtual time."""
+"""What the engine's tests share: every test runs over memory, SQLite and PostgreSQL, in virtual time."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def cluster(request: Any, clock: VirtualClock, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Cluster]:
     """Engines on one storage, which may crash; see `Cluster`."""
-    async with Cluster(None if request.param == "memory" else tmp_path / "flux.db", clock) as cluster:
-        yield cluster
+    async with AsyncExitStack() as stack:
+        url = ""
+        if request.param == "postgres":
+            url = await stack.enter_async_context(request.getfixturevalue("server").lent_schema())
+        yield await stack.enter_async_context(Cluster(tmp_path / "flux.db" if request.param == "sqlite" else None, clock, url))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 
 from flux.storage import (
     Claimed,
+    Code,
     Commit,
     Committed,
     Created,
@@ -21,7 +22,6 @@ from flux.storage import (
     Renewal,
     Row,
     StoredRun,
-    Version,
     WorkflowStorage,
 )
 
@@ -107,11 +107,11 @@ class Faulty:
         answer: Posted = await self._do("post", run_id, posting, workflow=workflow, taker=taker)
         return answer
 
-    async def take(self, run_id: str, worker: str, *, blocked: bool = False) -> StoredRun | None:
-        answer: StoredRun | None = await self._do("take", run_id, worker, blocked=blocked)
+    async def take(self, run_id: str, worker: str, *, blocked: bool = False, ended: bool = False) -> StoredRun | None:
+        answer: StoredRun | None = await self._do("take", run_id, worker, blocked=blocked, ended=ended)
         return answer
 
-    async def claim(self, worker: str, versions: Collection[Version], limit: int) -> Claimed:
+    async def claim(self, worker: str, versions: Collection[Code], limit: int) -> Claimed:
         answer: Claimed = await self._do("claim", worker, versions, limit)
         return answer
 

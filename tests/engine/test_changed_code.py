@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from flux import DefinitionChanged, RunStatus, UnreadableRun, Workflow, create_workflow
 
 from .cluster import Cluster, Effects, eventually
+from .damage import damage_row
 
 pytestmark = pytest.mark.anyio
 
@@ -195,7 +195,7 @@ async def test_an_unreadable_run_hinders_nobody(cluster: Cluster) -> None:
     engine = await cluster.open(workflows=[flow])
     broken, whole = (await engine.execute(flow)).id, (await engine.execute(flow)).id
     await engine.close()
-    damage(cluster, broken)
+    await damage_row(cluster, broken, "{")
     other = await cluster.open(workflows=[flow])
     with pytest.raises(UnreadableRun, match=broken) as caught:
         await other.get(broken)
@@ -215,19 +215,6 @@ async def test_an_unreadable_run_hinders_nobody(cluster: Cluster) -> None:
         await eventually(blocked)
     assert "UnreadableRun" in ((await other.summary(broken)).blocked_reason or "")
     assert len((await other.list()).runs) == 2 and effects.done == ["a", "a", "b"]
-
-
-def damage(cluster: Cluster, run_id: str) -> None:
-    """Make the first row of the run nonsense."""
-    if cluster.path is None:
-        rows = cluster.storage()._runs[run_id].rows  # type: ignore[attr-defined]
-        epoch, at, _, payload = rows[0]
-        rows[0] = (epoch, at, "{", payload)
-        return
-    connection = sqlite3.connect(cluster.path)
-    with connection:
-        connection.execute("UPDATE flux_journal SET control = ? WHERE ref = (SELECT ref FROM flux_runs WHERE run_id = ?)", ("{", run_id))
-    connection.close()
 
 
 @dataclass

@@ -108,7 +108,8 @@ async def test_blocking_on_a_failed_compensation(engine: FluxEngine) -> None:
     result = await engine.execute(flow)
     assert result.status == "blocked" and "'b!undo'" in (result.blocked_reason or "") and effects.done[-1] == "undo b"
     assert (await engine.list(status="blocked")).runs[0].blocked_reason == result.blocked_reason
-    ended = await engine.resume(flow, result.id)
+    assert (await engine.resume(flow, result.id)).status == "blocked", "a person has to say what is to become of it"
+    ended = await engine.resolve(result.id, "b", "skip")
     assert ended.status == "failed" and effects.done[-1] == "undo a" and list(ended.compensation_errors) == ["b"]
 
 

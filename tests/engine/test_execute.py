@@ -411,3 +411,14 @@ async def test_a_caller_cancelled_early_leaves_no_limbo(engine: FluxEngine, turn
         assert (await engine.execute(flow, id="e")).status == "completed"
     else:
         await engine.handle("e").result(timeout=5)
+
+
+async def test_one_version_has_one_shape(engine: FluxEngine) -> None:
+    """S13.3: other steps under a name and version that are registered are refused; another handler of a step is not."""
+    effects = Effects()
+    flow = create_workflow("flow").step("a", effects.step("a"))
+    assert (await engine.execute(flow)).status == "completed"
+    with pytest.raises(InvalidWorkflow, match="give the changed one another version"):
+        await engine.execute(flow.step("b", effects.step("b")))
+    assert (await engine.execute(create_workflow("flow").step("a", effects.step("other")))).status == "completed"
+    assert effects.done == ["a", "other"]

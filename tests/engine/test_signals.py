@@ -459,5 +459,7 @@ async def test_a_cancelled_sender_has_sent_or_not(engine: FluxEngine) -> None:
         await asyncio.gather(task, return_exceptions=True)
         result = await engine.resume(flow, run_id)
         if result.status != "completed":
-            result = await engine.signal(flow, run_id, "approval", turns)
-        assert result.status == "completed" and result.results["approval"] == turns
+            await engine.signal(flow, run_id, "approval", turns)
+        # Who was cancelled may just have taken the run: then that one moves it, and the second sender only sees how it stands.
+        await engine.handle(run_id).result(timeout=10)
+        assert (await engine.get(run_id)).results["approval"] == turns

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from flux import FluxEngine, InvalidArgument, Retry, RunStatus, create_workflow
+from flux import FluxEngine, InvalidArgument, Retry, RunStatus, StorageUnavailable, create_workflow
 
-from .cluster import Cluster, Effects, eventually
+from .cluster import LEASE, Cluster, Effects, eventually
+from .faults import Faulty
 
 pytestmark = pytest.mark.anyio
 
@@ -268,3 +269,31 @@ async def test_two_workers_share_the_work(cluster: Cluster) -> None:
         for handle in handles:
             await handle.result(timeout=20)
     assert effects.done.count("a") == effects.done.count("b") == 30
+
+
+@pytest.mark.parametrize("refusals", [0, 1])
+async def test_a_lease_that_ran_out_unnoticed(cluster: Cluster, refusals: int) -> None:
+    """I12, I15: a worker that could not renew in time, and that nobody has succeeded, goes on with its runs; one that still cannot renew
+    drops them, and does not keep what it has dropped."""
+    cluster.stand_still()
+    effects = Effects()
+    gate, entered = asyncio.Event(), asyncio.Event()
+
+    async def hold(ctx: Any) -> None:
+        entered.set()
+        await gate.wait()
+
+    flow = create_workflow("late").step("a", hold, timeout=None).step("b", effects.step("b")).step("c", effects.step("c"))
+    storage = Faulty(cluster.storage())
+    engine = await cluster.open(storage, workflows=[flow])
+    async with engine.worker():
+        handle = await engine.start(flow)
+        await entered.wait()
+        storage.fail("renew", StorageUnavailable("not now"), times=99)
+        await cluster.clock.advance(seconds=LEASE + 1)
+        storage.faults.clear()
+        storage.fail("renew", StorageUnavailable("not now"), times=refusals)
+        gate.set()
+        await handle.result(timeout=10)
+    assert effects.done == ["b", "c"]
+    assert (await handle.details()).history[1].attempts == 1 + refusals

@@ -91,16 +91,40 @@ def _check_rows(run: Story) -> None:
     assert run.epochs == sorted(run.epochs), "an old epoch wrote after a new one (I11)"
     assert [tag for tag, *_ in run.records].count("new") == 1
     started = [path for path in dict.fromkeys(run.paths("go")) if not path.endswith("!undo")]
-    undone = list(dict.fromkeys(path for path in run.paths("go") if path.endswith("!undo")))
-    assert undone == [f"{path}!undo" for path in reversed(started) if f"{path}!undo" in undone], "undone out of order (I31)"
+    for records in _generations(run):
+        undone = list(dict.fromkeys(record[1] for record in records if record[0] == "go" and record[1].endswith("!undo")))
+        assert undone == [f"{path}!undo" for path in reversed(started) if f"{path}!undo" in undone], "undone out of order (I31)"
 
 
-def _check_attempts(run: Story) -> dict[tuple[str, int], str]:
-    """What became of each attempt; each has one outcome, and nothing starts after its step is recorded (I2, I29)."""
+def _generations(run: Story) -> list[list[list[Any]]]:
+    """The records up to the first retry or replay, those up to the next, and so on (D1)."""
+    found: list[list[list[Any]]] = [[]]
+    for record in run.records:
+        if record[0] == "again":
+            found.append([])
+        found[-1].append(record)
+    return found
+
+
+Outcome = tuple[str, int, str]  # path, attempt, what became of it
+
+
+def _check_attempts(run: Story) -> list[Outcome]:
+    """What became of each attempt; each has one outcome, and nothing starts after its step is recorded, within a generation (I2, I29)."""
+    outcomes: list[Outcome] = []
+    for records in _generations(run):
+        found, under_way = _check_generation(records)
+        outcomes += [(path, attempt, outcome) for (path, attempt), outcome in found.items()]
+        assert not under_way or run.status not in ENDS.values(), f"the run ended while {under_way} were under way"
+        outcomes += [(path, attempt, "under way") for path, attempt in under_way.items()]
+    return outcomes
+
+
+def _check_generation(records: list[list[Any]]) -> tuple[dict[tuple[str, int], str], dict[str, int]]:
     outcomes: dict[tuple[str, int], str] = {}
     under_way: dict[str, int] = {}
     recorded: set[str] = set()
-    for tag, *rest in run.records:
+    for tag, *rest in records:
         if tag == "go":
             path, attempt = rest[:2]
             assert path not in recorded, f"{path} was recorded, and started again"
@@ -113,19 +137,23 @@ def _check_attempts(run: Story) -> dict[tuple[str, int], str]:
             outcomes[path, attempt] = tag
             if tag in ("ok", "fail"):
                 recorded.add(path)
-    assert not under_way or run.status not in ENDS.values(), f"the run ended while {under_way} were under way"
-    return outcomes | dict.fromkeys(under_way.items(), "under way")
+    return outcomes, under_way
 
 
-def _check_effects(effects: list[Effect], outcomes: dict[tuple[str, int], str]) -> None:
+def _check_effects(effects: list[Effect], outcomes: list[Outcome]) -> None:
     happened = Counter((effect.path, effect.attempt) for effect in effects)
+    started = Counter((path, attempt) for path, attempt, outcome in outcomes if outcome != "free")
+    known = Counter((path, attempt) for path, attempt, outcome in outcomes if outcome in ("ok", "err", "fail", "park"))
     for (path, attempt), times in happened.items():
-        assert times == 1, f"attempt {attempt} of {path} was called {times} times"
-        assert outcomes.get((path, attempt)) not in (None, "free"), f"attempt {attempt} of {path} was called without a start on record"
-    for (path, attempt), outcome in outcomes.items():
-        if outcome in ("ok", "err", "fail", "park"):
-            assert happened[path, attempt] == 1, f"attempt {attempt} of {path} is {outcome} on record, but was never called"
+        assert times <= started[path, attempt], (
+            f"attempt {attempt} of {path} was called {times} times, and started {started[path, attempt]}"
+        )
+    for (path, attempt), times in known.items():
+        assert happened[path, attempt] >= times, f"attempt {attempt} of {path} has an outcome on record, but was never called"
+    undone = Counter(path for path, _, outcome in outcomes if path.endswith("!undo") and outcome == "ok")
     keys = defaultdict(set)
     for effect in effects:
         keys[effect.path].add(effect.key)
-    assert all(len(found) == 1 for found in keys.values()), "a step had several idempotency keys (S3.5)"
+    for path, found in keys.items():
+        step = path.removesuffix("!undo")
+        assert len(found) <= 1 + undone[f"{step}!undo"], f"{path} had several idempotency keys, and was not undone between (S3.5, D2)"

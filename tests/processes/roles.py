@@ -14,7 +14,7 @@ from flux import Event, FluxEngine, Hooks, Retry, RunCancelled, RunFailed, Stora
 from flux_storage.sqlite import SQLiteStorage
 
 from .here import point, points, say, settle_in
-from .stories import WORKFLOWS, errand, story
+from .stories import WORKFLOWS, errand, order, story, weather
 
 AT_ONCE = Retry(backoff="fixed", initial=0.005, jitter=False)
 
@@ -85,21 +85,50 @@ async def tell(path: str, ending: str) -> None:
     say("ended", (end, points()))
 
 
-async def work(path: str, lease: float = 30, grace: float = 20, concurrency: int = 100, tells: bool = False, refusals: int = 0) -> None:
+async def do_again(path: str, cause: str, fine: bool = True) -> None:
+    """Execute the order, or have it retried or replayed; a process that finds that begun carries it on."""
+    weather["fine"] = fine
+    async with FluxEngine(Mortal(path), workflows=[order], default_retry=AT_ONCE) as engine:
+        if cause == "first":
+            result = await engine.execute(order, id="order-1")
+        elif any(done.cause == cause for done in (await engine.get("order-1")).reopenings):
+            result = await engine.resume(order, "order-1")
+        elif cause == "retry":
+            result = await engine.retry(order, "order-1", by="ana")
+        else:
+            result = await engine.replay(order, "order-1", by="ana")
+        lines = [(line.path, str(line.status), line.result, len(line.earlier)) for line in result.history]
+        reopened = [(done.cause, done.from_step, done.by) for done in result.reopenings]
+        end = (str(result.status), lines, result.data, str(result.error), reopened)
+    say("ended", (end, points()))
+
+
+async def carry(path: str, workflow: str) -> None:
+    """Execute one run, or carry it on."""
+    async with FluxEngine(Mortal(path), default_retry=AT_ONCE) as engine:
+        result = await engine.execute(WORKFLOWS[workflow], id="run-1")
+    say("ended", (str(result.status), points()))
+
+
+async def work(
+    path: str, lease: float = 30, grace: float = 20, concurrency: int = 100, tells: bool = False, refusals: int = 0, crash_limit: int = 20
+) -> None:
     """Be a worker until told to stop. `tells`: the parent listens to what becomes of the runs."""
     hooks = [Teller()] if tells else []
     storage = Refusing(path)
     storage.refusals = refusals
-    async with FluxEngine(storage, workflows=WORKFLOWS.values(), lease=lease, grace=grace, default_retry=AT_ONCE, hooks=hooks) as engine:
+    async with FluxEngine(
+        storage, workflows=WORKFLOWS.values(), lease=lease, grace=grace, default_retry=AT_ONCE, hooks=hooks, crash_limit=crash_limit
+    ) as engine:
         asyncio.get_running_loop().call_soon(say, "ready")
         await engine.work(concurrency=concurrency)
 
 
-async def start(path: str, workflow: str, ids: list[str]) -> None:
-    """Store runs for workers."""
+async def start(path: str, workflow: str, ids: list[str], stays: bool = False) -> None:
+    """Store runs for workers. With `stays` a handler that can stay does."""
     async with FluxEngine(SQLiteStorage(path), drive_in_caller=False) as engine:
         for number, run_id in enumerate(ids):
-            await engine.start(WORKFLOWS[workflow], {"number": number}, id=run_id)
+            await engine.start(WORKFLOWS[workflow], {"number": number, "stays": stays}, id=run_id)
     say("started")
 
 
@@ -167,5 +196,6 @@ async def see(path: str, ids: list[str]) -> None:
 
 
 ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
-    "tell": tell, "work": work, "start": start, "signal": signal, "ping": ping, "cancel": cancel, "post": post, "see": see,
+    "tell": tell, "do_again": do_again, "carry": carry, "work": work, "start": start, "signal": signal, "ping": ping, "cancel": cancel,
+    "post": post, "see": see,
 }  # fmt: skip

@@ -174,9 +174,89 @@ async def freeze(ctx: Context) -> str:
 stuck = create_workflow("stuck").step("first", act, compensate=undo).step("stay", stay_for_ever, timeout=None, compensate=undo)
 frozen = create_workflow("frozen").step("first", act).step("freeze", freeze).step("after", act)
 
+
+# --- one that kills its process whenever it is called, and one that works beside it
+
+
+async def kill(ctx: Context) -> None:
+    effect(ctx)
+    os._exit(9)
+
+
+deadly = create_workflow("deadly").step("kill", kill)
+innocent = create_workflow("innocent")
+for _name in ("one", "two", "three"):
+    innocent = innocent.step(_name, take_a_moment)
+
 ROUNDS = 30
 ping = create_workflow("ping")
 for _number in range(ROUNDS):
     ping = ping.wait(f"ping-{_number}").step(f"pong-{_number}", act)
 
-WORKFLOWS = {workflow.name: workflow for workflow in (story, errand, *held.values(), stuck, frozen, ping)}
+# --- an order that fails in bad weather, and is done again
+
+
+weather = {"fine": False}  # a process says what it has
+
+
+async def ship(ctx: Context) -> str:
+    effect(ctx)
+    if not weather["fine"]:
+        raise OSError("no carrier")
+    return f"shipped {ctx.data['boxes']}"
+
+
+async def pack(ctx: Context) -> int:
+    effect(ctx)
+    ctx.data["boxes"] = ctx.data.get("boxes", 0) + 1
+    return int(ctx.data["boxes"])
+
+
+order = (
+    create_workflow("order")
+    .step("reserve", act)
+    .commit("charge", charge, compensate=undo)
+    .step("pack", pack, compensate=undo)
+    .step("label", act_on_a_thread)
+    .commit("ship", ship, retries=1)
+    .commit("mail", act)
+)
+
+
+# --- steps that are called once at most
+
+
+async def hold_once(ctx: Context) -> str:
+    """In a child that is to be killed by its parent it stays; elsewhere it returns."""
+    effect(ctx)
+    if ctx.input and ctx.input.get("stays"):
+        say("in")
+        await permission_soon()
+    return "once"
+
+
+def hold_a_thread_once(ctx: Context) -> str:
+    effect(ctx)
+    if ctx.input and ctx.input.get("stays"):
+        say("in")
+        permission()
+    return "once"
+
+
+once = {
+    "async": create_workflow("once-async")
+    .step("first", act, compensate=undo)
+    .step("once", hold_once, on_unknown="fail")
+    .step("after", act),
+    "thread": create_workflow("once-thread")
+    .step("first", act, compensate=undo)
+    .step("once", hold_a_thread_once, on_unknown="fail", compensate=undo)
+    .step("after", act),
+    "commit": create_workflow("once-commit")
+    .step("first", act, compensate=undo)
+    .commit("once", hold_once, on_unknown="compensate", compensate=undo)
+    .step("after", act),
+}
+
+ALL = (story, errand, *held.values(), stuck, frozen, ping, deadly, innocent, order, *once.values())
+WORKFLOWS = {workflow.name: workflow for workflow in ALL}

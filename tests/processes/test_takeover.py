@@ -24,7 +24,7 @@ def test_a_killed_worker_is_succeeded(world: World) -> None:
     world.does("see", ids=["run-1"])
     run = world.check()["run-1"]
     assert run.status == "completed"
-    assert run.tags("hold") == ["go", "lost", "go", "ok"]
+    assert run.tags("hold") == ["go", "lost", "go", "alone", "ok"]
     assert [effect.path for effect in world.effects() if effect.run_id == "run-1"] == ["first", "hold", "hold", "after"]
     print(f"\ntaken over by another worker {took * 1000:.0f} ms after the kill")
 
@@ -51,7 +51,7 @@ def test_a_frozen_worker_writes_nothing_when_it_thaws(world: World) -> None:
     other = world.worker(lease=0.6)
     world.does("see", ids=["run-1"])
     before = world.check()["run-1"]
-    assert before.tags("freeze") == ["go", "lost", "go", "ok"]
+    assert before.tags("freeze") == ["go", "lost", "go", "alone", "ok"]
     sleeper.signal(signal.SIGCONT)
     other.signal(signal.SIGTERM)
     other.ends_well()

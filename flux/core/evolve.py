@@ -1,0 +1,585 @@
+"""`evolve`: the state of a run after one more fact; and `fold`, the state after all of them (I8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from ..errors import UnreadableRun
+from .again import ended_again, inherit, not_undone, reopen, replay_on, resolve
+from .places import misfit, place
+from .plan import PROBE, UNDO, Node, Plan, base_path
+from .porting import migrate, ported
+from .records import (
+    AttemptCut,
+    AttemptFailed,
+    AttemptIsolated,
+    AttemptLost,
+    AttemptPostponed,
+    AttemptReleased,
+    BranchEnded,
+    CancelRefused,
+    CancelRequested,
+    Record,
+    Reopened,
+    RunBlocked,
+    RunCancelled,
+    RunCompleted,
+    RunCreated,
+    RunFailed,
+    RunForked,
+    RunMigrated,
+    RunUnblocked,
+    SignalReceived,
+    SleepEnded,
+    SleepStarted,
+    StepCompleted,
+    StepFailed,
+    StepInherited,
+    StepProbed,
+    StepResolved,
+    StepSkipped,
+    StepStarted,
+    StepSuspended,
+    UnwindStarted,
+    WaitExpired,
+    WaitStarted,
+)
+from .state import ABSENT, RAN, Frame, RunState, StepState, needs_undo
+from .status import RunStatus, StepStatus
+from .workflow import Kind
+
+
+def fold(plan: Plan, rows: Iterable[tuple[int, Iterable[Record]]]) -> RunState:
+    """The state after these journal rows, each `(at, records)`.
+
+    Raises DefinitionChanged where they do not fit the plan (S13.2), and UnreadableRun, without a run id, where a record
+    makes no sense after those before it: a row is missing, or is not what was written (S15.2).
+    """
+    state = RunState(plan)
+    for at, records in ported(plan, rows):
+        try:
+            apply_row(state, at, records)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise UnreadableRun(
+                f"row {state.position + 1} of the journal does not follow from those before it: {type(error).__name__}: {error}"
+            ) from error
+    return state
+
+
+def apply_row(state: RunState, at: int, records: Iterable[Record]) -> None:
+    """Fold one committed journal row."""
+    for record in records:
+        evolve(state, record, at)
+    state.position += 1
+    state.log.clear()
+
+
+def evolve(state: RunState, record: Record, at: int) -> None:
+    """The state after this fact, which was recorded at `at`."""
+    EVOLVE[type(record)](state, record, at)
+    state.updated_at = at
+
+
+# --- helpers
+
+
+def _reach(state: RunState, path: str, at: int, *, called: bool | None = None, kind: Kind | None = None) -> StepState:
+    """The step's state, made when its path is new; checks that the code has this step here and of this kind."""
+    st = state.steps.get(path)
+    if st is not None:
+        return state.save(st)
+    node = _node_for(state, path)
+    if (called is not None and node.called is not called) or (kind is not None and node.kind is not kind):
+        raise misfit(path, f"has changed its kind to {node.kind.value!r}")
+    owed = state.owed.get(path) if state.owed else None
+    if owed is None:
+        st = StepState(path, node)
+    else:
+        st = state.save(owed)
+        state.drop(state.owed, path)
+    st.started_at = at
+    state.put(state.steps, path, st)
+    return st
+
+
+def _node_for(state: RunState, path: str) -> Node:
+    if "/" not in path:
+        root = state.frames[""]
+        nodes = root.steps.nodes
+        if root.cursor < len(nodes) and nodes[root.cursor].name == path:
+            return nodes[root.cursor]
+    if "!" in path:
+        return _node_aside(state, path)
+    prefix, _, name = path.rpartition("/")
+    frame = state.frames.get(prefix)
+    node = None if frame is None else frame.steps.by_name.get(name)
+    ghost = state.plan.ghosts.get(path)
+    if ghost is not None:
+        return ghost.node
+    if frame is None or node is None:
+        raise misfit(path, "is not in the workflow any more")
+    if node.index != frame.cursor:
+        expected = frame.steps.nodes[frame.cursor].name if frame.cursor < len(frame.steps.nodes) else "the end"
+        raise misfit(path, f"stands where the workflow now has {expected!r}")
+    return node
+
+
+def _node_aside(state: RunState, path: str) -> Node:
+    base = base_path(path)
+    if base not in state.steps and base in state.owed:  # asked after before it is done again
+        state.put(state.steps, base, state.owed[base])
+        state.drop(state.owed, base)
+    node = state.steps[base].node
+    found = node.undo if path.endswith(UNDO) else node.probe
+    if found is None:
+        raise misfit(path, f"has no {'compensation' if path.endswith(UNDO) else 'probe'} any more")
+    return found
+
+
+def _known(state: RunState, path: str) -> StepState:
+    return state.save(state.steps[path])
+
+
+def _running(state: RunState, path: str) -> StepState:
+    """The step of an attempt that now has an outcome."""
+    st = _known(state, path)
+    state.drop(state.calls, path)
+    return st
+
+
+def _unpark(state: RunState, st: StepState) -> None:
+    if state.parked.pop(st.path, None) is not None:
+        state.log.append((state.parked, st.path, st))
+    if st.signal is not None and st.signal in state.waits:
+        left = tuple(path for path in state.waits[st.signal] if path != st.path)
+        if left:
+            state.put(state.waits, st.signal, left)
+        else:
+            state.drop(state.waits, st.signal)
+
+
+def _await(state: RunState, st: StepState, signal: str, expires_at: int | None) -> None:
+    st.status = StepStatus.SUSPENDED
+    st.signal = signal
+    st.due_at = expires_at
+    state.put(state.parked, st.path, st)
+    state.put(state.waits, signal, (*state.waits.get(signal, ()), st.path))
+
+
+def _end(state: RunState, st: StepState, status: StepStatus, at: int) -> None:
+    """The step has its final outcome: its frame moves on."""
+    st.status = status
+    st.ended_at = at
+    st.due_at = None
+    if st.node.undoes is not None:
+        state.assign(state, "undo_at", state.undo_at + 1)
+        return
+    if status is StepStatus.COMPLETED and not st.node.plain:
+        _passed(state, st)
+    _move_on(state, st)
+
+
+def _move_on(state: RunState, st: StepState) -> None:
+    """The step has ended: its frame stands at the next."""
+    if state.replay is not None:
+        return replay_on(state)
+    path = st.path
+    prefix = path.rpartition("/")[0] if "/" in path else ""
+    frame = state.frames[prefix]
+    state.log.append((frame, "cursor", frame.cursor))
+    frame.cursor = st.node.index + 1
+    state.log.append((state.due, prefix, state.due.get(prefix, ABSENT)))
+    state.due[prefix] = frame
+
+
+# --- one small function a record
+
+
+def _run_created(state: RunState, record: RunCreated, at: int) -> None:
+    state.workflow = record.workflow
+    state.version = record.version
+    state.shape = record.shape
+    state.input = record.input
+    state.deadline_at = record.deadline_at
+    state.created_at = at
+    state.first = record.data
+    state.change(record.data)
+    root = Frame("", "", state.plan.root)
+    state.frames[""] = root
+    state.due[""] = root
+
+
+def _step_started(state: RunState, record: StepStarted, at: int) -> None:
+    path = record.path
+    st = _reach(state, path, at, called=True)
+    if st.started_at is None:
+        st.started_at = at
+    st.alone = False
+    st.status = StepStatus.RUNNING
+    st.attempt = record.attempt
+    st.due_at = None
+    if state.parked:
+        state.drop(state.parked, path)
+    if st.node.undoes is not None:
+        _show_undo(state, path, StepStatus.COMPENSATING)
+        _turn_to(state, base_path(path))
+    elif st.node.probes is not None:
+        _probe_started(state, base_path(path))
+    elif state.due:
+        state.drop(state.due, path.rpartition("/")[0] if "/" in path else "")
+    state.calls[path] = st
+    state.log.append((state.calls, path, ABSENT))
+
+
+def _show_undo(state: RunState, path: str, status: StepStatus) -> None:
+    """The history line of the step tells how its compensation stands (S10.6)."""
+    _known(state, base_path(path)).status = status
+
+
+def _turn_to(state: RunState, path: str) -> None:
+    """It is this step's turn to be undone, whatever the code of today would undo before it, or would not undo (S10.4)."""
+    undo, at = state.undo, state.undo_at
+    if at < len(undo) and undo[at] == path:
+        return
+    if path in undo[at:]:
+        state.assign(state, "undo_at", undo.index(path, at))
+    else:
+        state.assign(state, "undo", (*undo[:at], path, *undo[at:]))
+
+
+def _probe_started(state: RunState, path: str) -> None:
+    """The step goes on by being asked after."""
+    base = _known(state, path)
+    _unpark(state, base)
+    state.drop(state.due, path.rpartition("/")[0])
+    base.status = StepStatus.RUNNING
+    base.due_at = None
+
+
+def _step_completed(state: RunState, record: StepCompleted, at: int) -> None:
+    path = record.path
+    st = state.calls.pop(path)
+    log = state.log
+    log.append((state.calls, path, st))
+    log.append((st, RAN, (st.failure, st.lost, st.guilty)))
+    st.status = StepStatus.COMPLETED
+    st.result = record.result
+    st.failure = None
+    st.lost = st.guilty = 0
+    st.ended_at = at
+    if record.changes:
+        state.change(record.changes)
+        st.changes = record.changes
+    if st.node.undoes is None:
+        if not st.node.plain:
+            _passed(state, st)
+        _move_on(state, st)
+        return
+    _undone(state, path)
+    state.assign(state, "undo_at", state.undo_at + 1)
+
+
+def _undone(state: RunState, path: str) -> None:
+    base = _known(state, base_path(path))
+    base.status = StepStatus.COMPENSATED
+    base.doubt = base.owed = False
+
+
+def _passed(state: RunState, st: StepState) -> None:
+    if st.node.step.pivot:
+        state.assign(state, "pivot", st.path)
+
+
+def _step_suspended(state: RunState, record: StepSuspended, at: int) -> None:
+    st = _running(state, record.path)
+    st.default = record.default
+    st.failure = None
+    st.lost = st.guilty = 0
+    st.changes = record.changes
+    state.change(record.changes)
+    _await(state, st, record.signal, record.expires_at)
+
+
+def _park_attempt(state: RunState, st: StepState, retry_at: int | None, at: int) -> None:
+    if retry_at is None:
+        st.status = StepStatus.CANCELLED
+        st.ended_at = at
+    else:
+        st.status = StepStatus.SUSPENDED
+        st.due_at = retry_at
+        state.put(state.parked, st.path, st)
+
+
+def _attempt_failed(state: RunState, record: AttemptFailed, at: int) -> None:
+    st = _running(state, record.path)
+    st.raised += 1
+    st.lost = st.guilty = 0
+    st.failure = record.failure
+    st.doubt = st.doubt or record.doubt
+    _park_attempt(state, st, record.retry_at, at)
+
+
+def _attempt_lost(state: RunState, record: AttemptLost, at: int) -> None:
+    st = _running(state, record.path)
+    st.lost += 1
+    st.guilty += st.alone
+    st.doubt = True
+    _park_attempt(state, st, record.retry_at, at)
+
+
+def _attempt_cut(state: RunState, record: AttemptCut, at: int) -> None:
+    st = _running(state, record.path)
+    st.doubt = True
+    _park_attempt(state, st, record.retry_at, at)
+
+
+def _attempt_released(state: RunState, record: AttemptReleased, at: int) -> None:
+    st = _running(state, record.path)
+    st.attempt -= 1
+    if st.attempt == 0:
+        st.started_at = None
+    st.status = StepStatus.PENDING
+    st.due_at = at
+    state.put(state.parked, st.path, st)
+
+
+def _step_failed(state: RunState, record: StepFailed, at: int) -> None:
+    path = record.path
+    st = _reach(state, path, at)
+    state.drop(state.calls, path)
+    _unpark(state, st)
+    if record.attempt:
+        st.raised += 1
+    st.failure = record.failure
+    st.doubt = st.doubt or record.doubt
+    st.status = StepStatus.FAILED
+    st.ended_at = at
+    st.due_at = None
+    if st.node.undoes is not None:
+        not_undone(state, base_path(path))
+        state.assign(state, "undo_at", state.undo_at + 1)
+        return
+    state.drop(state.due, path.rpartition("/")[0])
+    if "/" not in path and st.node.probes is None and state.replay is None:
+        state.assign(state, "failing", path)
+
+
+def _step_skipped(state: RunState, record: StepSkipped, at: int) -> None:
+    _end(state, _reach(state, record.path, at), StepStatus.SKIPPED, at)
+
+
+def _wait_started(state: RunState, record: WaitStarted, at: int) -> None:
+    st = _reach(state, record.path, at, kind=Kind.WAIT)
+    state.drop(state.due, record.path.rpartition("/")[0])
+    _await(state, st, record.signal, record.expires_at)
+
+
+def _signal_received(state: RunState, record: SignalReceived, at: int) -> None:
+    st = _known(state, record.path)
+    _unpark(state, st)
+    st.result = record.payload
+    _end(state, st, StepStatus.COMPLETED, at)
+
+
+def _wait_expired(state: RunState, record: WaitExpired, at: int) -> None:
+    st = _known(state, record.path)
+    _unpark(state, st)
+    if record.result is not None:
+        st.result = record.result
+        _end(state, st, StepStatus.COMPLETED, at)
+        return
+    body = st.node.bodies.get("on_timeout")
+    if body is None:
+        raise misfit(record.path, "has no on_timeout branch any more")
+    st.status = StepStatus.RUNNING
+    st.due_at = None
+    frame = Frame(record.path if body.single else f"{record.path}/on_timeout", record.path, body)
+    state.put(state.frames, frame.prefix, frame)
+    state.put(state.due, frame.prefix, frame)
+
+
+def _branch_ended(state: RunState, record: BranchEnded, at: int) -> None:
+    st = _known(state, record.path)
+    for prefix in (record.path, f"{record.path}/on_timeout"):
+        state.drop(state.frames, prefix)
+        state.drop(state.due, prefix)
+    _end(state, st, StepStatus.COMPLETED, at)
+
+
+def _sleep_started(state: RunState, record: SleepStarted, at: int) -> None:
+    st = _reach(state, record.path, at, kind=Kind.SLEEP)
+    state.drop(state.due, record.path.rpartition("/")[0])
+    st.status = StepStatus.SUSPENDED
+    st.due_at = record.until
+    state.put(state.parked, record.path, st)
+
+
+def _sleep_ended(state: RunState, record: SleepEnded, at: int) -> None:
+    st = _known(state, record.path)
+    _unpark(state, st)
+    _end(state, st, StepStatus.COMPLETED, at)
+
+
+def _cancel_requested(state: RunState, record: CancelRequested, at: int) -> None:
+    state.assign(state, "cancel", record)
+
+
+def _unwind_started(state: RunState, record: UnwindStarted, at: int) -> None:
+    for st in state.steps.values():
+        if st.status in _OPEN:
+            _unpark(state, state.save(st))
+            st.status = StepStatus.CANCELLED
+            st.due_at = None
+            st.ended_at = at
+    for path, st in list(state.owed.items()):
+        state.save(st).status = StepStatus.CANCELLED
+        state.put(state.steps, path, st)
+        state.drop(state.owed, path)
+    for prefix in list(state.due):
+        state.drop(state.due, prefix)
+    state.assign(state, "blocked", None)
+    state.assign(state, "unwinding", record)
+    if not record.compensate:
+        state.assign(state, "undo", state.undo[: state.undo_at])
+    else:
+        paths = list(state.steps)
+        if state.again:  # what an earlier generation left stands where it was reached then
+            paths.sort(key=lambda path: place(state.plan, path))
+        state.assign(state, "undo", tuple(path for path in reversed(paths) if needs_undo(state.steps[path])))
+
+
+def _run_completed(state: RunState, record: RunCompleted, at: int) -> None:
+    _finish(state, RunStatus.COMPLETED, at)
+
+
+def _run_failed(state: RunState, record: RunFailed, at: int) -> None:
+    _finish(state, RunStatus.FAILED, at)
+
+
+def _run_cancelled(state: RunState, record: RunCancelled, at: int) -> None:
+    _finish(state, RunStatus.CANCELLED, at)
+
+
+def _finish(state: RunState, status: RunStatus, at: int) -> None:
+    state.drop(state.due, "")
+    state.assign(state, "blocked", None)
+    state.assign(state, "ended", status)
+    state.assign(state, "ended_at", at)
+    if state.replay is not None:
+        ended_again(state)
+
+
+def _run_blocked(state: RunState, record: RunBlocked, at: int) -> None:
+    state.assign(state, "blocked", record)
+    if record.misfit and record.misfit not in state.misfits:
+        state.assign(state, "misfits", (*state.misfits, record.misfit))
+
+
+def _run_unblocked(state: RunState, record: RunUnblocked, at: int) -> None:
+    blocked = state.blocked
+    if blocked is not None and blocked.path in state.steps:
+        st = _known(state, blocked.path)
+        st.lost = st.guilty = 0
+    if blocked is not None and blocked.reason == "DeadlineExceeded":
+        state.assign(state, "deadline_at", None)
+    state.assign(state, "blocked", None)
+
+
+def _cancel_refused(state: RunState, record: CancelRefused, at: int) -> None:
+    state.assign(state, "cancel", None)
+
+
+def _attempt_isolated(state: RunState, record: AttemptIsolated, at: int) -> None:
+    _known(state, record.path).alone = True
+
+
+def _attempt_postponed(state: RunState, record: AttemptPostponed, at: int) -> None:
+    _known(state, record.path).due_at = record.retry_at
+
+
+def _step_probed(state: RunState, record: StepProbed, at: int) -> None:
+    path = record.path
+    probe = _running(state, path + PROBE)
+    probe.status = StepStatus.COMPLETED
+    probe.ended_at = at
+    st = _known(state, path)
+    st.doubt = False
+    if record.result is None:
+        st.status = StepStatus.PENDING
+        st.due_at = at
+        state.put(state.parked, path, st)
+        return
+    st.result = record.result
+    st.failure = None
+    st.lost = st.guilty = 0
+    _end(state, st, StepStatus.COMPLETED, at)
+
+
+def _step_resolved(state: RunState, record: StepResolved, at: int) -> None:
+    state.assign(state, "resolutions", (*state.resolutions, (at, record)))
+    status = resolve(state, record)
+    if status is None:
+        return
+    st = _reach(state, record.path, at)
+    if status is StepStatus.COMPLETED:
+        st.result = record.result
+        st.doubt = False
+    _end(state, st, status, at)
+
+
+def _reopened(state: RunState, record: Reopened, at: int) -> None:
+    state.assign(state, "reopenings", (*state.reopenings, (at, record)))
+    reopen(state, record)
+
+
+def _run_forked(state: RunState, record: RunForked, at: int) -> None:
+    state.assign(state, "forked", record)
+
+
+def _step_inherited(state: RunState, record: StepInherited, at: int) -> None:
+    inherit(state, record)
+
+
+def _run_migrated(state: RunState, record: RunMigrated, at: int) -> None:
+    migrate(state, record)
+
+
+_OPEN = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.SUSPENDED})
+
+Evolve: TypeAlias = Callable[[RunState, Any, int], None]
+
+EVOLVE: dict[type[Record], Evolve] = {
+    RunCreated: _run_created,
+    StepStarted: _step_started,
+    StepCompleted: _step_completed,
+    StepSuspended: _step_suspended,
+    AttemptFailed: _attempt_failed,
+    AttemptLost: _attempt_lost,
+    AttemptCut: _attempt_cut,
+    AttemptReleased: _attempt_released,
+    StepFailed: _step_failed,
+    StepSkipped: _step_skipped,
+    WaitStarted: _wait_started,
+    SignalReceived: _signal_received,
+    WaitExpired: _wait_expired,
+    BranchEnded: _branch_ended,
+    SleepStarted: _sleep_started,
+    SleepEnded: _sleep_ended,
+    CancelRequested: _cancel_requested,
+    UnwindStarted: _unwind_started,
+    RunCompleted: _run_completed,
+    RunFailed: _run_failed,
+    RunCancelled: _run_cancelled,
+    RunBlocked: _run_blocked,
+    RunUnblocked: _run_unblocked,
+    CancelRefused: _cancel_refused,
+    AttemptIsolated: _attempt_isolated,
+    AttemptPostponed: _attempt_postponed,
+    StepProbed: _step_probed,
+    StepResolved: _step_resolved,
+    Reopened: _reopened,
+    RunForked: _run_forked,
+    StepInherited: _step_inherited,
+    RunMigrated: _run_migrated,
+}

@@ -1,0 +1,126 @@
+"""Journals of an older version, read under a newer one by its declared migrations (S13).
+
+Paths are translated while the journal is folded, up to the record that says the run has been migrated. What the migration has
+dropped stays in the state as a ghost: its changes to the data hold, and its compensation may be owed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+from .again import goes_on
+from .places import trail
+from .plan import Plan, Port, base_path
+from .records import Record, RunCreated, RunMigrated
+from .state import RunState, StepState
+from .status import StepStatus
+
+Rows = Iterable[tuple[int, Iterable[Record]]]
+
+_OPEN = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.SUSPENDED})
+
+
+def ported(plan: Plan, rows: Rows) -> Rows:
+    """These rows as the plan's own version would have written them."""
+    return _translated(plan, rows) if plan.ports else rows
+
+
+def _translated(plan: Plan, rows: Rows) -> Iterator[tuple[int, Iterable[Record]]]:
+    port: Port | None = None
+    for at, records in rows:
+        found: list[Record] = []
+        for record in records:
+            if isinstance(record, RunCreated | RunMigrated):
+                port = plan.ports.get(record.version)
+            found.append(record if port is None else _under(port, record))
+        yield at, found
+
+
+def _under(port: Port, record: Any) -> Record:
+    names = {field.name for field in fields(record)} & {"path", "from_path"}
+    return replace(record, **{name: port.path(getattr(record, name)) for name in names}) if names else record  # type: ignore[no-any-return]
+
+
+def translated(rows: Rows) -> list[tuple[int, tuple[Record, ...]]]:
+    """These rows with every path as the newest version has it, by what the migrations among them say: to be read without the code."""
+    found: list[tuple[int, tuple[Record, ...]]] = []
+    later: list[dict[str, str]] = []
+    for at, records in reversed([(at, tuple(records)) for at, records in rows]):
+        row: list[Record] = []
+        for record in reversed(records):
+            row.append(_moved(record, later) if later else record)
+            if isinstance(record, RunMigrated) and record.renamed:
+                later.insert(0, record.renamed)
+        found.append((at, tuple(reversed(row))))
+    return found[::-1]
+
+
+def _moved(record: Any, later: list[dict[str, str]]) -> Record:
+    changed: dict[str, str] = {}
+    for name in {field.name for field in fields(record)} & {"path", "from_path"}:
+        path = getattr(record, name)
+        for renamed in later:
+            base = base_path(path)
+            path = renamed.get(base, base) + path[len(base) :]
+        changed[name] = path
+    return replace(record, **changed) if changed else record  # type: ignore[no-any-return]
+
+
+def migrate(state: RunState, record: RunMigrated) -> None:
+    """The run is of the newer version from here on: what it stood at and is gone is left, and keys stay what they were (D2)."""
+    port = state.plan.ports.get(state.version)
+    state.assign(state, "version", record.version)
+    state.assign(state, "shape", record.shape)
+    if port is None:
+        return
+    for old, new in port.rename.items():
+        name, generation = state.key_of(new)
+        if name == new and (new in state.steps or new in state.owed or new in state.past):
+            state.put(state.keys, new, (old, generation))
+    if state.ended is None and state.unwinding is None and state.replay is None:  # what is undone or run again is so, gone or not
+        _leave_ghosts(state, port)
+
+
+def _leave_ghosts(state: RunState, port: Port) -> None:
+    blocked = state.blocked
+    stuck = None if blocked is None else _ghost_of(port, blocked.path)
+    for st in [st for st in state.steps.values() if _ghost_of(port, st.path)]:
+        if st.status in _OPEN or st.path == stuck:
+            _leave(state, st)
+    if blocked is not None and stuck:
+        state.assign(state, "blocked", None)
+        state.assign(state, "failing", None)
+        for level in trail(state.plan, stuck):
+            if level.owner:
+                goes_on(state.save(state.steps[level.owner]))
+
+
+def _ghost_of(port: Port, path: str) -> str:
+    """The dropped step that this path belongs to, '' for none."""
+    path = base_path(path)
+    while path and path not in port.ghosts:
+        path = path.rpartition("/")[0]
+    return path
+
+
+def _leave(state: RunState, st: StepState) -> None:
+    path = st.path
+    state.save(st)
+    if path in state.calls:
+        st.doubt = True
+        state.drop(state.calls, path)
+    state.drop(state.parked, path)
+    for signal, paths in list(state.waits.items()):
+        if path in paths:
+            left = tuple(one for one in paths if one != path)
+            state.put(state.waits, signal, left) if left else state.drop(state.waits, signal)
+    st.status = StepStatus.CANCELLED
+    st.due_at = None
+    for prefix in [prefix for prefix, frame in state.frames.items() if frame.owner == path]:
+        state.drop(state.due, prefix)
+        state.drop(state.frames, prefix)
+    prefix = path.rpartition("/")[0]
+    if prefix in state.frames and "!" not in path:
+        state.put(state.due, prefix, state.frames[prefix])
