@@ -6,21 +6,22 @@ Every refusal is an InvalidWorkflow that names the workflow and the step: `workf
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import math
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeGuard, cast, get_args, get_origin
 
+from .check_functions import check_handler, check_merge, check_question
+from .core.patterns import NTH, body_path, step_path
 from .core.retry import Retry
-from .core.workflow import MISSING, Body, CompensateWhen, Definition, Kind, OnCompensationFailure, OnUnknown, Step
+from .core.workflow import MISSING, Body, CompensateWhen, Definition, Kind, OnBranchFailure, OnCompensationFailure, OnUnknown, Step
 from .errors import InvalidWorkflow
-from .labels import cut, function_name, shown, type_name
+from .labels import shown, type_name
 from .migrating import check_migration
 from .names import check_name, is_version
 
 LONGEST_PATH = 1_000  # characters (D24)
+_NUMBER = len("[12345]")  # what the number of a turn or an item is taken to need of them
 
 
 def check_definition(definition: Definition) -> None:
@@ -64,6 +65,7 @@ def check_added(body: Body, owner: str) -> None:
     check_step(step, owner, step.name)
     if any(other.name == step.name for other in before):
         raise _twice(owner, step.name)
+    _check_after(step, [other.name for other in before], owner, step.name)
     if step.type is not None or step.bodies:
         _check_payload_types(body, owner)
 
@@ -72,27 +74,56 @@ def check_step(step: Step, owner: str, path: str) -> None:
     """One step and what is inside it; `path` is where it stands. Raises InvalidWorkflow."""
     check_name(step.name, f"{owner}: the name of a step")
     where = f"{owner}, step {path!r}"
-    if len(path) > LONGEST_PATH:
+    if len(path) + path.count(NTH) * (_NUMBER - len(NTH)) > LONGEST_PATH:
         raise InvalidWorkflow(f"{owner}, step {path[:40] + '...'!r}: its path has more than {LONGEST_PATH} characters")
     if step.when is not None:
         check_question(step.when, "when", where)
+    _check_fields(step, where)
     _CHECKS[step.kind](step, where)
-    if step.pivot and "/" in path:
+    if step.pivot and path != step.name:
         raise InvalidWorkflow(f"{where}: a pivot stands at the top level of its workflow, not inside another step (D10)")
     for name, inner in step.bodies.items():
-        if not inner.steps:
-            raise InvalidWorkflow(f"{where}: {name} is an empty branch")
-        _check_body(inner, owner, path if inner.single else f"{path}/{name}")
+        _check_inner(step, name, inner, where)
+        _check_body(inner, owner, body_path(step, path, name))
 
 
-def _check_body(body: Body, owner: str, prefix: str) -> None:
+def _check_fields(step: Step, where: str) -> None:
+    """Bodies that a step of this kind does not have would never run."""
+    for field, given in (("on_timeout", step.on_timeout is not None), ("branches", step.branches != ()), ("body", step.body is not None)):
+        if given and _BODIES.get(step.kind) != field:
+            raise InvalidWorkflow(f"{where}: a {step.kind.value} has no {field}")
+
+
+def _check_inner(step: Step, name: str, inner: Body, where: str) -> None:
+    what = f"branch {name!r}" if step.branches else name
+    if not inner.steps:
+        raise InvalidWorkflow(f"{where}: {what} has no steps")
+    if inner.single:
+        only = inner.steps[0]
+        if len(inner.steps) > 1 or only.handler is None or only.name != (step.name if step.body is not None else name):
+            raise InvalidWorkflow(f"{where}: {what} is marked as made from one handler, and is not")
+
+
+def _check_body(body: Body, owner: str, at: str) -> None:
     seen: set[str] = set()
     for step in body.steps:
-        path = f"{prefix}/{step.name}" if prefix else step.name
+        path = step_path(body, at, step)
         check_step(step, owner, path)
         if step.name in seen:
             raise _twice(owner, path)
+        _check_after(step, seen, owner, path)
         seen.add(step.name)
+
+
+def _check_after(step: Step, before: Collection[str], owner: str, path: str) -> None:
+    """What a step comes after was added before it: so there are no cycles."""
+    names = step.after or ()
+    unknown = [name for name in names if name not in before]
+    if unknown:
+        known = ", ".join(before) or "none"
+        raise InvalidWorkflow(f"{owner}, step {path!r}: after names {unknown[0]!r}, which is no step added before it (those are: {known})")
+    if len(set(names)) < len(names):
+        raise InvalidWorkflow(f"{owner}, step {path!r}: after names a step twice, got {shown(step.after)}")
 
 
 def _twice(owner: str, path: str) -> InvalidWorkflow:
@@ -172,12 +203,71 @@ def _check_sleep(step: Step, where: str) -> None:
         check_question(step.compute, "a computed sleep", where)
 
 
+def _check_parallel(step: Step, where: str) -> None:
+    _check_branches(step, where)
+    number = len(step.branches)
+    if step.join not in ("all", "any") and not (_is_whole(step.join) and 1 <= step.join <= number):
+        raise InvalidWorkflow(
+            f"{where}: join must be 'all', 'any' or a whole number from 1 to the number of branches, {number}, got {shown(step.join)}"
+        )
+    _check_meeting(step, where)
+
+
+def _check_route(step: Step, where: str) -> None:
+    check_question(step.selector, "selector", where)
+    _check_branches(step, where)
+    if len(step.branches) == 1 and step.branches[0][0] == "default":
+        raise InvalidWorkflow(f"{where}: a route has at least one branch beside its default")
+
+
+def _check_branches(step: Step, where: str) -> None:
+    if not step.branches:
+        raise InvalidWorkflow(f"{where}: a {step.kind.value} has at least one branch")
+    seen: set[str] = set()
+    for name, _ in step.branches:
+        check_name(name, f"{where}: the name of a branch")
+        if name in seen:
+            raise InvalidWorkflow(f"{where}: two branches are called {name!r}")
+        seen.add(name)
+
+
+def _check_loop(step: Step, where: str) -> None:
+    if step.body is None:
+        raise InvalidWorkflow(f"{where}: body is missing")
+    for what, test in (("while_", step.go_on), ("until", step.stop)):
+        if test is not None:
+            check_question(test, what, where)
+    if step.at_most is None:
+        raise InvalidWorkflow(f"{where}: a loop needs an end: say with at_most= how many turns it may take")
+    _check_whole(step.at_most, 1, "at_most", where)
+
+
+def _check_for_each(step: Step, where: str) -> None:
+    if step.body is None:
+        raise InvalidWorkflow(f"{where}: body is missing")
+    check_question(step.items, "items", where)
+    _check_whole(step.concurrency, 1, "concurrency", where)
+    _check_whole(step.at_least, 0, "at_least", where)
+    _check_meeting(step, where)
+
+
+def _check_meeting(step: Step, where: str) -> None:
+    _check_choice(step.on_failure, OnBranchFailure, "on_failure", where)
+    if step.merge is not None:
+        check_merge(step.merge, "merge", where)
+
+
 _CHECKS: dict[Kind, Callable[[Step, str], None]] = {
     Kind.STEP: _check_called,
     Kind.COMMIT: _check_called,
     Kind.WAIT: _check_wait,
     Kind.SLEEP: _check_sleep,
+    Kind.PARALLEL: _check_parallel,
+    Kind.ROUTE: _check_route,
+    Kind.LOOP: _check_loop,
+    Kind.FOR_EACH: _check_for_each,
 }
+_BODIES = {Kind.WAIT: "on_timeout", Kind.PARALLEL: "branches", Kind.ROUTE: "branches", Kind.LOOP: "body", Kind.FOR_EACH: "body"}
 
 
 # --- numbers and choices
@@ -185,9 +275,16 @@ _CHECKS: dict[Kind, Callable[[Step, str], None]] = {
 
 def check_retries(value: object, what: str, where: str) -> None:
     """A number of retries, or None for the engine's. Raises InvalidWorkflow."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return
-    raise InvalidWorkflow(f"{where}: {what} must be a whole number ≥ 0, got {shown(value)}")
+    _check_whole(value, 0, what, where)
+
+
+def _check_whole(value: object, least: int, what: str, where: str) -> None:
+    if value is not None and not (_is_whole(value) and value >= least):
+        raise InvalidWorkflow(f"{where}: {what} must be a whole number ≥ {least}, got {shown(value)}")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_retry(retry: object, where: str) -> None:
@@ -225,7 +322,7 @@ def _are_exceptions(kinds: object) -> bool:
 
 
 def _check_micros(value: object, what: str, where: str) -> None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+    if value is None or (_is_whole(value) and value > 0):
         return
     raise InvalidWorkflow(f"{where}: {what} must be more than 0, in whole microseconds, got {shown(value)}")
 
@@ -234,71 +331,6 @@ def _check_choice(value: object, choices: Any, what: str, where: str) -> None:
     known = get_args(choices)
     if value not in known:
         raise InvalidWorkflow(f"{where}: {what} must be one of {', '.join(map(repr, known))}, got {shown(value)}")
-
-
-# --- functions
-
-
-def check_handler(value: object, what: str, where: str) -> None:
-    """A handler or a compensation: `def` or `async def`, called with ctx alone. Raises InvalidWorkflow."""
-    if value is None:
-        raise InvalidWorkflow(f"{where}: {what} is missing")
-    _check_callable(value, what, where, "ctx")
-
-
-def check_question(value: object, what: str, where: str, argument: str = "ctx") -> None:
-    """A condition, a computed sleep or a validate function: a plain `def` of one argument (S1.5). Raises InvalidWorkflow."""
-    target = _check_callable(value, what, where, argument)
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(value):
-        raise InvalidWorkflow(f"{where}: {what} must be a plain function, and {function_name(value)}() is asynchronous (S1.5)")
-
-
-def _check_callable(value: object, what: str, where: str, argument: str) -> Any:
-    """Check it, and return the function that a call of it runs."""
-    if not callable(value):
-        raise InvalidWorkflow(f"{where}: {what} must be a function of {argument}, got {shown(value)}")
-    target = _target(value)
-    if isinstance(target, type):
-        raise InvalidWorkflow(f"{where}: {what} must be a function of {argument}, got the class {target.__name__}")
-    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
-        raise InvalidWorkflow(f"{where}: {what} must return a value, and {function_name(value)}() yields: it is a generator")
-    for follow in (False, True):  # a decorated function is called by its outer signature, which often says only *args
-        signature = _signature(value, follow)
-        if signature is not None and not _takes_one(signature):
-            takes = str(signature.replace(return_annotation=inspect.Signature.empty))
-            raise InvalidWorkflow(
-                f"{where}: {what} must take one positional argument, {argument}; {function_name(value)}() takes {cut(takes)}"
-            )
-        if signature is None or not _takes_anything(signature):
-            break
-    return target
-
-
-def _target(value: Any) -> Any:
-    while isinstance(value, functools.partial):
-        value = value.func
-    if isinstance(value, type) or inspect.isroutine(value):
-        return value
-    return type(value).__call__
-
-
-def _signature(value: Callable[..., Any], follow: bool) -> inspect.Signature | None:
-    try:
-        return inspect.signature(value, follow_wrapped=follow)
-    except (ValueError, TypeError):  # a builtin that does not tell
-        return None
-
-
-def _takes_one(signature: inspect.Signature) -> bool:
-    try:
-        signature.bind(None)
-    except TypeError:
-        return False
-    return True
-
-
-def _takes_anything(signature: inspect.Signature) -> bool:
-    return any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values())
 
 
 # --- types

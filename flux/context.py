@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, cast
 
@@ -15,9 +16,12 @@ from typing_extensions import TypeVar
 
 from .codec import Codec
 from .core.commands import Changes
-from .core.plan import UNDO, base_path
-from .core.state import RunState
+from .core.inside import arm_completed
+from .core.patterns import frames_around
+from .core.plan import UNDO, Sequence, base_path
+from .core.state import RunState, StepState
 from .core.status import StepStatus
+from .core.workflow import Kind
 from .errors import NotStorable
 from .packing import has_halves
 
@@ -28,6 +32,7 @@ __all__ = ["Context", "Data", "Results"]
 
 logger = logging.getLogger("flux.run")
 
+_NUMBER = re.compile(r"\[(\d+)\]")
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _ABSENT: Any = object()
 
@@ -235,29 +240,26 @@ class Results(Mapping[str, Any]):
     A name is looked up beside the asking step first, then outside. A skipped step has no result.
     """
 
-    __slots__ = ("_codec", "_prefix", "_state")
+    __slots__ = ("_asking", "_codec", "_state")
 
-    def __init__(self, state: RunState, codec: Codec, prefix: str = "") -> None:
+    def __init__(self, state: RunState, codec: Codec, asking: str = "") -> None:
         self._state = state
         self._codec = codec
-        self._prefix = prefix
+        self._asking = asking
 
     def __getitem__(self, name: str) -> Any:
-        prefix = self._prefix
-        while True:
-            path = f"{prefix}/{name}" if prefix else name
+        for key in frames_around(self._asking):
+            path = f"{key}/{name}" if key else name
             if self._has(path):
                 return result_of(self._state, path, self._codec)
-            if not prefix:
-                raise KeyError(name)
-            prefix = prefix.rpartition("/")[0]
+        raise KeyError(name)
 
     def _has(self, path: str) -> bool:
         st = self._state.steps.get(path)
         return st is not None and not st.node.aside and has_result(self._state, path)
 
     def __iter__(self) -> Iterator[str]:
-        return (path for path in self._state.steps if "/" not in path and self._has(path))
+        return (path for path in self._state.steps if "/" not in path and "[" not in path and self._has(path))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -277,16 +279,52 @@ def result_of(state: RunState, path: str, codec: Codec) -> Any:
     st = state.steps[path]
     if st.result is not None:
         return codec.decode(st.result)
+    compose = _COMPOSERS.get(st.node.kind)
+    return None if compose is None else compose(state, st, codec)
+
+
+def _of_branch(state: RunState, key: str, body: Sequence, codec: Codec) -> Any:
+    """What a branch came to: the value of its handler, or a mapping of its steps' results."""
+    if body.single:
+        return result_of(state, key, codec) if key in state.steps and has_result(state, key) else None
+    paths = [(node.name, f"{key}/{node.name}") for node in body.nodes]
+    return {name: result_of(state, path, codec) for name, path in paths if path in state.steps and has_result(state, path)}
+
+
+def _of_wait(state: RunState, st: StepState, codec: Codec) -> Any:
     body = st.node.bodies.get("on_timeout")
-    if body is None:
-        return None
-    prefix = path if body.single else f"{path}/on_timeout"
-    inner = {
-        node.name: result_of(state, f"{prefix}/{node.name}", codec)
-        for node in body.nodes
-        if f"{prefix}/{node.name}" in state.steps and has_result(state, f"{prefix}/{node.name}")
-    }
-    return inner.get("on_timeout") if body.single else inner
+    return None if body is None else _of_branch(state, f"{st.path}/on_timeout", body, codec)
+
+
+def _of_parallel(state: RunState, st: StepState, codec: Codec) -> Any:
+    bodies = {name: body for name, body in st.node.bodies.items() if arm_completed(state, st, f"{st.path}/{name}")}
+    return {name: _of_branch(state, f"{st.path}/{name}", body, codec) for name, body in bodies.items()}
+
+
+def _of_route(state: RunState, st: StepState, codec: Codec) -> Any:
+    branch = "" if st.inside is None else st.inside.choice
+    return {"branch": branch, "result": _of_branch(state, f"{st.path}/{branch}", st.node.bodies[branch], codec)}
+
+
+def _of_turns(state: RunState, st: StepState, codec: Codec) -> Any:
+    turns = 0 if st.inside is None else st.inside.turn
+    return [_of_branch(state, f"{st.path}[{turn}]", st.node.bodies["body"], codec) for turn in range(1, turns + 1)]
+
+
+def _of_items(state: RunState, st: StepState, codec: Codec) -> Any:
+    if st.inside is None:
+        return []
+    keys = [f"{st.path}[{number}]" for number in range(1, len(st.inside.items) + 1)]
+    return [_of_branch(state, key, st.node.bodies["body"], codec) if arm_completed(state, st, key) else None for key in keys]
+
+
+_COMPOSERS: dict[Kind, Callable[[RunState, StepState, Codec], Any]] = {
+    Kind.WAIT: _of_wait,
+    Kind.PARALLEL: _of_parallel,
+    Kind.ROUTE: _of_route,
+    Kind.LOOP: _of_turns,
+    Kind.FOR_EACH: _of_items,
+}
 
 
 class Context(Generic[InputT, DataT]):
@@ -336,12 +374,43 @@ class Context(Generic[InputT, DataT]):
     def data(self) -> DataT:
         """The run's data, to be read and changed: a dict with attribute access, or the declared dataclass (D22)."""
         aside = "!" in self.path
-        return cast(DataT, self._once("data", lambda: self._source.read_data(self._state.data, aside)))
+        return cast(DataT, self._once("data", lambda: self._source.read_data(self._texts(), aside)))
+
+    def _texts(self) -> dict[str, str]:
+        """The data as it stood when this attempt first looked."""
+        return cast("dict[str, str]", self._once("texts", lambda: self._state.data_at(self.path)))
+
+    @property
+    def item(self) -> Any:
+        """In a `for_each`: the item that this body is run for. Raises AttributeError elsewhere."""
+        return self._once("item", lambda: self._codec.decode(self._item()))
+
+    def _item(self) -> str:
+        st, number = self._turn_of(Kind.FOR_EACH, "item")
+        assert st is not None and st.inside is not None
+        return st.inside.items[number - 1]
+
+    @property
+    def index(self) -> int:
+        """In a `for_each`: the place of the item, from 0. Raises AttributeError elsewhere."""
+        return self._turn_of(Kind.FOR_EACH, "index")[1] - 1
+
+    @property
+    def turn(self) -> int:
+        """In a `loop`: which turn this is, from 1. Raises AttributeError elsewhere."""
+        return self._turn_of(Kind.LOOP, "turn")[1]
+
+    def _turn_of(self, kind: Kind, name: str) -> tuple[StepState | None, int]:
+        for found in reversed(list(_NUMBER.finditer(self.path))):
+            st = self._state.steps.get(self.path[: found.start()])
+            if st is None or st.node.kind is kind:  # before its first turn a loop has no state yet, and nothing else is asked for so early
+                return st, int(found[1])
+        raise AttributeError(f"ctx.{name} is there inside a {kind.value} only, and {self.path!r} is not in one")
 
     @property
     def results(self) -> Mapping[str, Any]:
         """What steps returned and waits received, by name."""
-        return cast("Mapping[str, Any]", self._once("results", lambda: Results(self._state, self._codec, self.path.rpartition("/")[0])))
+        return cast("Mapping[str, Any]", self._once("results", lambda: Results(self._state, self._codec, self.path)))
 
     @property
     def idempotency_key(self) -> str:
@@ -354,8 +423,13 @@ class Context(Generic[InputT, DataT]):
 
     @property
     def result(self) -> Any:
-        """In a compensation: what the step returned, None where that is not known (S10.1)."""
+        """In a compensation: what the step returned, None where that is not known (S10.1). In a loop's test: what its last turn came to."""
         return self._once("result", self._undone_result)
+
+    def show_turn(self, key: str) -> None:
+        """For a loop's test, by the engine: `result` is that of the turn with this key."""
+        body = self._state.steps[key.rpartition("[")[0]].node.bodies["body"]
+        self._once("result", lambda: _of_branch(self._state, key, body, self._codec))
 
     def _undone_result(self) -> Any:
         text = self._state.result_text(base_path(self.path)) if self.path.endswith(UNDO) else None
@@ -391,7 +465,7 @@ class Context(Generic[InputT, DataT]):
         return self._typed_changes(data)
 
     def _typed_changes(self, data: Any) -> Changes | None:
-        before = self._state.data
+        before = self._texts()
         found: Changes = {}
         for field in dataclasses.fields(data):
             text = self._codec.encode(getattr(data, field.name), f"{self.path}: data.{field.name}")

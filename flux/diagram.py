@@ -5,9 +5,10 @@ Both say the same for the same definition, always: their text can be kept and co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .core.patterns import body_path, numbers, pattern, step_path
 from .core.plan import UNDO
 from .core.retry import Retry
 from .core.status import StepStatus
@@ -38,14 +39,7 @@ def _describe_body(body: Body) -> list[dict[str, Any]]:
 
 
 def _describe_step(step: Step) -> dict[str, Any]:
-    told: dict[str, Any] = {"name": step.name, "kind": step.kind.value, "when": step.when is not None}
-    if step.kind is Kind.WAIT:
-        told |= _describe_wait(step)
-    elif step.kind is Kind.SLEEP:
-        told |= _describe_sleep(step)
-    else:
-        told |= _describe_called(step)
-    return told
+    return {"name": step.name, "kind": step.kind.value, "when": step.when is not None, **_DESCRIBE[step.kind](step)}
 
 
 def _describe_called(step: Step) -> dict[str, Any]:
@@ -101,6 +95,57 @@ def _describe_sleep(step: Step) -> dict[str, Any]:
     }
 
 
+def _describe_parallel(step: Step) -> dict[str, Any]:
+    return {"branches": _describe_branches(step), "join": step.join, **_describe_meeting(step)}
+
+
+def _describe_route(step: Step) -> dict[str, Any]:
+    return {"selector": function_name(step.selector), "branches": _describe_branches(step)}
+
+
+def _describe_loop(step: Step) -> dict[str, Any]:
+    return {
+        "while": _function(step.go_on),
+        "until": _function(step.stop),
+        "at_most": step.at_most,
+        "body": _describe_body(step.body or Body()),
+    }
+
+
+def _describe_for_each(step: Step) -> dict[str, Any]:
+    return {
+        "items": function_name(step.items),
+        "concurrency": step.concurrency,
+        "at_least": step.at_least,
+        **_describe_meeting(step),
+        "body": _describe_body(step.body or Body()),
+    }
+
+
+def _describe_branches(step: Step) -> dict[str, list[dict[str, Any]]]:
+    return {name: _describe_body(body) for name, body in step.branches}
+
+
+def _describe_meeting(step: Step) -> dict[str, Any]:
+    return {"on_failure": step.on_failure, "merge": _function(step.merge)}
+
+
+_DESCRIBE: dict[Kind, Callable[[Step], dict[str, Any]]] = {
+    Kind.STEP: _describe_called,
+    Kind.COMMIT: _describe_called,
+    Kind.WAIT: _describe_wait,
+    Kind.SLEEP: _describe_sleep,
+    Kind.PARALLEL: _describe_parallel,
+    Kind.ROUTE: _describe_route,
+    Kind.LOOP: _describe_loop,
+    Kind.FOR_EACH: _describe_for_each,
+}
+
+
+def _function(value: Any) -> str | None:
+    return None if value is None else function_name(value)
+
+
 def _seconds(micros: int | None) -> float | None:
     return None if micros is None else micros / 1_000_000
 
@@ -127,7 +172,23 @@ _COLOURS: dict[StepStatus, str] = {
     StepStatus.COMPENSATED: "fill:#e5dbff,stroke:#5f3dc4,color:#212529",
 }
 
-_SHAPES: dict[Kind, tuple[str, str]] = {Kind.STEP: ("[", "]"), Kind.COMMIT: ("[[", "]]"), Kind.WAIT: ("{{", "}}"), Kind.SLEEP: ("(", ")")}
+_WORST = (  # of several items, the status that says most, last
+    StepStatus.SKIPPED, StepStatus.COMPLETED, StepStatus.COMPENSATED, StepStatus.CANCELLED, StepStatus.PENDING, StepStatus.SUSPENDED,
+    StepStatus.RUNNING, StepStatus.COMPENSATING, StepStatus.FAILED,
+)  # fmt: skip
+
+_SHAPES: dict[Kind, tuple[str, str]] = {
+    Kind.STEP: ("[", "]"),
+    Kind.COMMIT: ("[[", "]]"),
+    Kind.WAIT: ("{{", "}}"),
+    Kind.SLEEP: ("(", ")"),
+    Kind.PARALLEL: ("[/", "\\]"),
+    Kind.ROUTE: ("{", "}"),
+    Kind.LOOP: ("([", "])"),
+    Kind.FOR_EACH: ("[/", "\\]"),
+}
+
+_BACK = {"-. skip .->": "-.->"}  # arrows with a word of their own, without it
 
 _Ends = list[tuple[str, str]]  # nodes that lead on to what comes next, each with its arrow
 
@@ -138,8 +199,9 @@ def to_mermaid(definition: Definition, statuses: Mapping[str, str] | None = None
     """The text of a Mermaid flowchart. `statuses` maps paths to step statuses (`reserve!undo` is a compensation).
 
     Commit steps have double sides, waits are hexagons, sleeps rounded; a diamond asks a condition, with a dotted way round;
-    compensations hang beside their steps. A path the workflow does not have is passed over. Raises InvalidArgument for an
-    unknown status.
+    compensations hang beside their steps. Parallel branches and items go from a fork to a join, a route is a diamond with one way a
+    branch, a loop has a way back. The step in a loop has the status of the latest turn, that of a for_each the worst of the items.
+    A path the workflow does not have is passed over. Raises InvalidArgument for an unknown status.
     """
     chart = _Chart()
     chart.nodes.append(f"    start([{_text(f'{definition.name} {definition.version}')}])")
@@ -156,51 +218,97 @@ class _Chart:
         self.nodes: list[str] = []
         self.edges: list[str] = []
         self.ids: dict[str, str] = {}
+        self.loops: set[str] = set()
 
     def link(self, ends: _Ends, node: str) -> None:
         self.edges.extend(f"    {end} {arrow} {node}" for end, arrow in ends)
 
-    def draw_body(self, body: Body, path: str, number: str, ends: _Ends, indent: str) -> _Ends:
+    def draw_body(self, body: Body, at: str, number: str, ends: _Ends, indent: str) -> _Ends:
         """Draw the steps one after the other; `ends` lead in, and those returned lead out."""
         for index, step in enumerate(body.steps, start=1):
-            inner = f"{path}/{step.name}" if path else step.name
             title = function_name(step.handler) if body.single else step.name
-            ends = self._draw_step(step, title, inner, f"{number}_{index}" if number else str(index), ends, indent)
+            ends = self._draw_step(step, title, step_path(body, at, step), f"{number}_{index}" if number else str(index), ends, indent)
         return ends
 
     def _draw_step(self, step: Step, title: str, path: str, number: str, ends: _Ends, indent: str) -> _Ends:
-        node = f"s{number}"
-        self.ids[path] = node
+        self.ids[path] = f"s{number}"
         round_it: _Ends = []
         if step.when is not None:
             self.nodes.append(f"{indent}c{number}{{{_text(f'{step.name}?')}}}")
             self.link(ends, f"c{number}")
             ends, round_it = [(f"c{number}", "-->")], [(f"c{number}", "-. skip .->")]
-        opening, closing = _SHAPES[step.kind]
-        self.nodes.append(f"{indent}{node}{opening}{_text(title, _note(step))}{closing}")
-        self.link(ends, node)
+        if step.kind is Kind.LOOP:
+            return [*self._draw_loop(step, path, number, ends, indent), *round_it]
+        if step.kind in (Kind.PARALLEL, Kind.FOR_EACH):
+            return [*self._draw_fan(step, path, number, ends, indent), *round_it]
+        self._draw_node(step, title, number, ends, indent)
         if step.compensate is not None:
             self._draw_compensation(step, path, number, indent)
-        return [(node, "-->"), *self._draw_inner(step, path, number, indent), *round_it]
+        if step.kind is Kind.ROUTE:
+            return [*self._draw_branches(step, path, number, indent), *round_it]
+        return [(f"s{number}", "-->"), *self._draw_on_timeout(step, path, number, indent), *round_it]
+
+    def _draw_node(self, step: Step, title: str, number: str, ends: _Ends, indent: str) -> None:
+        opening, closing = _SHAPES[step.kind]
+        self.nodes.append(f"{indent}s{number}{opening}{_text(title, _note(step))}{closing}")
+        self.link(ends, f"s{number}")
 
     def _draw_compensation(self, step: Step, path: str, number: str, indent: str) -> None:
         self.ids[path + UNDO] = f"u{number}"
         self.nodes.append(f"{indent}u{number}[/{_text(f'undo: {function_name(step.compensate)}')}/]")
         self.edges.append(f"    s{number} -.- u{number}")
 
-    def _draw_inner(self, step: Step, path: str, number: str, indent: str) -> _Ends:
+    def _draw_on_timeout(self, step: Step, path: str, number: str, indent: str) -> _Ends:
         if step.on_timeout is None:
             return []
-        self.nodes.append(f"{indent}subgraph t{number}[{_text(f'{step.name}: on timeout')}]")
-        inner = path if step.on_timeout.single else f"{path}/on_timeout"
-        ends = self.draw_body(step.on_timeout, inner, number, [(f"s{number}", "-->|timeout|")], f"{indent}    ")
+        at = body_path(step, path, "on_timeout")
+        return self._draw_boxed(
+            step.on_timeout, f"{step.name}: on timeout", at, f"t{number}", number, (f"s{number}", "-->|timeout|"), indent
+        )
+
+    def _draw_boxed(self, body: Body, title: str, at: str, box: str, number: str, way: tuple[str, str], indent: str) -> _Ends:
+        self.nodes.append(f"{indent}subgraph {box}[{_text(title)}]")
+        ends = self.draw_body(body, at, number, [way], f"{indent}    ")
         self.nodes.append(f"{indent}end")
         return ends
+
+    def _draw_branches(self, step: Step, path: str, number: str, indent: str) -> _Ends:
+        """The branches of a route or a parallel, each in a box of its own."""
+        ends: _Ends = []
+        for index, (name, body) in enumerate(step.branches, start=1):
+            inner = f"{number}_{index}"
+            ends += self._draw_boxed(body, name, body_path(step, path, name), f"b{inner}", inner, (f"s{number}", _way(step, name)), indent)
+        return ends
+
+    def _draw_fan(self, step: Step, path: str, number: str, ends: _Ends, indent: str) -> _Ends:
+        """Branches or items beside one another, between a fork and a join."""
+        inner = f"{indent}    "
+        self.nodes.append(f"{indent}subgraph p{number}[{_text(_together(step))}]")
+        self._draw_node(step, step.name, number, ends, inner)
+        if step.body is not None:
+            ends = self.draw_body(step.body, body_path(step, path, "body"), number, [(f"s{number}", "-->")], inner)
+        else:
+            ends = self._draw_branches(step, path, number, inner)
+        self.nodes.extend((f"{inner}j{number}[\\{_text(_join(step))}/]", f"{indent}end"))
+        self.link(ends, f"j{number}")
+        return [(f"j{number}", "-->")]
+
+    def _draw_loop(self, step: Step, path: str, number: str, ends: _Ends, indent: str) -> _Ends:
+        """A body with a way back to its head. `while_` is asked at the head and leads out from there, `until` at the end."""
+        self.loops.add(path)
+        self.nodes.append(f"{indent}subgraph p{number}[{_text('loop')}]")
+        self._draw_node(step, step.name, number, ends, f"{indent}    ")
+        ends = self.draw_body(step.body or Body(), body_path(step, path, "body"), number, [(f"s{number}", "-->")], f"{indent}    ")
+        self.nodes.append(f"{indent}end")
+        back = _again(step)
+        self.link([(end, _BACK.get(arrow, "-->") + f"|{_text(back)}|") for end, arrow in ends], f"s{number}")
+        out: _Ends = [] if step.go_on is None else [(f"s{number}", "-->|done|")]
+        return out if step.go_on is not None and step.stop is None else [*out, *ends]
 
     def colours(self, statuses: Mapping[str, str]) -> list[str]:
         """The lines that colour the nodes of these paths."""
         coloured: dict[StepStatus, list[str]] = {}
-        found = {path: _status(path, status) for path, status in statuses.items()}
+        found = self._by_pattern({path: _status(path, status) for path, status in statuses.items()})
         for path, node in self.ids.items():
             if path in found:
                 coloured.setdefault(found[path], []).append(node)
@@ -210,6 +318,23 @@ class _Chart:
                 lines.append(f"    classDef {status.value} {_COLOURS[status]}")
                 lines.append(f"    class {','.join(coloured[status])} {status.value}")
         return lines
+
+    def _by_pattern(self, found: dict[str, StepStatus]) -> dict[str, StepStatus]:
+        """What a node shows that stands for many paths: the latest turn of its loops, and of the items in it the worst."""
+        latest: dict[str, int] = {}
+        for path in found:
+            for loop, turn in self._turns(path):
+                latest[loop] = max(turn, latest.get(loop, turn))
+        shown: dict[str, StepStatus] = {}
+        for path, status in found.items():
+            if all(turn == latest[loop] for loop, turn in self._turns(path)):
+                key = pattern(path)
+                shown[key] = max(shown.get(key, status), status, key=_WORST.index)
+        return shown
+
+    def _turns(self, path: str) -> Iterator[tuple[str, int]]:
+        """The loops on the way to a path, and which turn of each it is in."""
+        return ((owner, number) for owner, number in numbers(path) if pattern(owner) in self.loops)
 
 
 def _status(path: str, status: str) -> StepStatus:
@@ -233,6 +358,32 @@ def _note(step: Step) -> str:
     if step.duration is not None:
         return duration_text(step.duration)
     return "computed" if step.until is None else f"until {instant_text(step.until)}"
+
+
+def _way(step: Step, name: str) -> str:
+    """The arrow that leads into a branch."""
+    if step.kind is not Kind.ROUTE:
+        return "-->"
+    return f"{'-.->' if name == 'default' else '-->'}|{_text(name)}|"
+
+
+def _together(step: Step) -> str:
+    if step.kind is Kind.PARALLEL:
+        return "in parallel"
+    return f"for each ({'all' if step.concurrency is None else step.concurrency} at once)"
+
+
+def _join(step: Step) -> str:
+    """What a join waits for."""
+    if step.kind is Kind.FOR_EACH:
+        return "all" if step.at_least is None else f"at least {step.at_least}"
+    return step.join if isinstance(step.join, str) else f"{step.join} of {len(step.branches)}"
+
+
+def _again(step: Step) -> str:
+    """What the way back of a loop says."""
+    tests = [f"{word} {function_name(test)}" for word, test in (("while", step.go_on), ("until", step.stop)) if test is not None]
+    return ", ".join([*tests, f"at most {step.at_most}"]) if tests else f"{step.at_most} times"
 
 
 def _text(title: str, note: str = "") -> str:

@@ -5,7 +5,8 @@
                                 UnknownWorkflow  EngineClosed
      the run it names           RunNotFound  RunConflict  RunFinished  RunNotFinished  UnknownSignal  InboxFull
                                 DefinitionChanged  PastPivot  RunNotBlocked
-     how a step ended           StepTimeout  WaitTimeout  StepError  UnknownOutcome
+     how a step ended           StepTimeout  WaitTimeout  StepError  UnknownOutcome  UnknownBranch  LoopLimit  BranchesFailed
+                                DataConflict
      how a run ended            RunFailed  RunCancelled  DeadlineExceeded
      why a run is blocked       WorkerCrashed  HandlerStuck  CompensationFailed  ReplayFailed  (and PastPivot, DeadlineExceeded,
                                 DefinitionChanged, UnreadableRun)
@@ -18,12 +19,12 @@ Classes are named for the situation; tell them apart by class, never by message 
 from __future__ import annotations
 
 __all__ = [
-    "CompensationFailed", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "FluxError", "HandlerStuck", "InboxFull",
-    "InvalidArgument", "InvalidInput", "InvalidPayload", "InvalidWorkflow", "LeaseLost", "NonRetryable", "NotStorable",
-    "PastPivot", "ReplayFailed", "RetryAfter", "RunCancelled", "RunConflict", "RunFailed", "RunFinished", "RunNotBlocked",
-    "RunNotFinished",
-    "RunNotFound", "StepError", "StepTimeout", "StorageMisused", "StorageTooNew", "StorageUnavailable",
-    "UnknownOutcome", "UnknownSignal", "UnknownWorkflow", "UnreadableRun", "WaitTimeout", "WorkerCrashed",
+    "BranchesFailed", "CompensationFailed", "DataConflict", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "FluxError",
+    "HandlerStuck", "InboxFull", "InvalidArgument", "InvalidInput", "InvalidPayload", "InvalidWorkflow", "LeaseLost", "LoopLimit",
+    "NonRetryable", "NotStorable", "PastPivot", "ReplayFailed", "RetryAfter", "RunCancelled", "RunConflict", "RunFailed",
+    "RunFinished", "RunNotBlocked", "RunNotFinished", "RunNotFound", "StepError", "StepTimeout", "StorageMisused",
+    "StorageTooNew", "StorageUnavailable", "UnknownBranch", "UnknownOutcome", "UnknownSignal", "UnknownWorkflow", "UnreadableRun",
+    "WaitTimeout", "WorkerCrashed",
 ]  # fmt: skip
 
 
@@ -125,6 +126,24 @@ class StepError(FluxError):
 
 class UnknownOutcome(FluxError):
     """A started attempt was lost and the step says `on_unknown="fail"` or `"compensate"`: it is not called again (S3.8)."""
+
+
+class UnknownBranch(FluxError, LookupError):
+    """The selector of a `route` named a branch that it does not have, and there is no `default`; the message lists those it has."""
+
+
+class LoopLimit(FluxError):
+    """A `loop` was not done after its `at_most` turns."""
+
+
+class BranchesFailed(FluxError):
+    """Too few branches of a `parallel` with `join="any"` or a number, or items of a `for_each` with `at_least`, completed; the first
+    failure is its `__cause__`. Where all have to complete, you get that failure itself."""
+
+
+class DataConflict(FluxError):
+    """Steps beside one another changed one key of `ctx.data` to different values; the message names it. `merge=` of a `parallel` or
+    `for_each` says what becomes of such a key (D22)."""
 
 
 class RunFailed(FluxError):

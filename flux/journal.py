@@ -55,6 +55,13 @@ _TAGS: dict[str, type[Record]] = {
     "fork": vocabulary.RunForked,
     "had": vocabulary.StepInherited,
     "port": vocabulary.RunMigrated,
+    "split": vocabulary.ParallelStarted,
+    "route": vocabulary.RouteTaken,
+    "turn": vocabulary.TurnStarted,
+    "items": vocabulary.ItemsListed,
+    "arm": vocabulary.ArmEnded,
+    "halt": vocabulary.ArmsStopped,
+    "merge": vocabulary.ArmsJoined,
 }
 VOCABULARY = len(_TAGS)  # grows with every new record: code that knows fewer cannot read what code that knows more has written
 
@@ -166,6 +173,15 @@ def _unpack_text(value: int | None, reader: _Reader) -> str | None:
     return None if value is None else reader.take(value)
 
 
+def _pack_texts(value: tuple[str, ...], texts: list[str]) -> list[int]:
+    texts.extend(value)
+    return [len(text) for text in value]
+
+
+def _unpack_texts(value: list[int], reader: _Reader) -> tuple[str, ...]:
+    return tuple([reader.take(length) for length in value])
+
+
 def _pack_changes(value: dict[str, str | None] | None, texts: list[str]) -> Any:
     return None if value is None else {key: _pack_text(text, texts) for key, text in value.items()}
 
@@ -195,6 +211,8 @@ def unpack_failure(value: Any, reader: _Reader | None = None) -> Any:
 def _ways(field: Field[Any]) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]:
     if field.name in _TEXTS:
         return _pack_text, _unpack_text
+    if field.name == "items":
+        return _pack_texts, _unpack_texts
     if field.name in ("changes", "data"):
         return _pack_changes, _unpack_changes
     if field.name == "failure":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import accumulate
 
-from .core.plan import Defaults, ports
+from .core.patterns import body_path, step_path
+from .core.plan import Defaults, ports, renamed
 from .core.workflow import Body, Definition, Kind, Migration, Step
 from .errors import InvalidWorkflow
 from .labels import shown
@@ -24,7 +24,7 @@ def check_migration(new: Definition, migration: Migration, owner: str) -> None:
         )
     where = f"{owner} {new.version}, migration from {old.version}"
     _check_names(migration, old, where)
-    _check_body(old.body, new.body, migration, "", "", where)
+    _check_body(old.body, new.body, migration, ("", ""), where)
     _check_ghosts(new, migration, where)
 
 
@@ -46,7 +46,7 @@ def _check_names(migration: Migration, old: Definition, where: str) -> None:
     for path, name in migration.rename:
         check_name(name.rpartition("/")[2], f"{where}: the new name of {path!r}")
         above = path.rpartition("/")[0]
-        if name.rpartition("/")[0] not in (above, _moved(above, names)):
+        if name.rpartition("/")[0] not in (above, renamed(above, names)):
             raise InvalidWorkflow(f"{where}: {path!r} cannot move to {name!r}: a rename keeps a step where it stands")
     named = [path for path, _ in migration.rename]
     for path in (*named, *sorted(migration.drop)):
@@ -57,51 +57,49 @@ def _check_names(migration: Migration, old: Definition, where: str) -> None:
         raise InvalidWorkflow(f"{where}: {min(both)!r} is renamed and dropped")
 
 
-def _moved(path: str, names: dict[str, str]) -> str:
-    """This path with every step on the way to it under its new name."""
-    ways = accumulate(path.split("/"), "{}/{}".format)
-    return "/".join(names.get(way, way).rpartition("/")[2] for way in ways)
-
-
-def _paths(body: Body, prefix: str = "") -> frozenset[str]:
+def _paths(body: Body, at: str = "") -> frozenset[str]:
+    """All that can be renamed or dropped by itself, `poll[n]/fetch` for every turn's: what was made from one handler is its body."""
     found: set[str] = set()
     for step in body.steps:
-        found.add(f"{prefix}{step.name}")
+        path = step_path(body, at, step)
+        found.update(() if body.single else (path,))
         for name, inner in step.bodies.items():
-            found |= _paths(inner, f"{prefix}{step.name}/" if inner.single else f"{prefix}{step.name}/{name}/")
+            found |= _paths(inner, body_path(step, path, name))
     return frozenset(found)
 
 
-def _check_body(old: Body, new: Body, migration: Migration, prefix: str, at: str, where: str) -> None:
-    """A run stands at any step of the old body, with all before it done: those must be the first steps of the new body."""
-    renamed = dict(migration.rename)
-    index = 0
+def _check_body(old: Body, new: Body, migration: Migration, at: tuple[str, str], where: str) -> None:
+    """A run stands at any step of the old body, with all before it done: those must be the first steps of the new body. `at` is
+    where the two bodies stand.
+    """
+    names = dict(migration.rename)
+    kept = 0
     for step in old.steps:
-        path = f"{prefix}{step.name}"
+        path = step_path(old, at[0], step)
         if path in migration.drop:
             continue
-        name = renamed.get(path, path).rpartition("/")[2]
         state = f"a run that has reached {path!r} does not fit"
-        if index >= len(new.steps):
+        if kept >= len(new.steps):
             raise InvalidWorkflow(f"{where}: {state}: the new version has no step for it; rename it or drop it")
-        there = new.steps[index]
-        if there.name != name:
+        there = new.steps[kept]
+        new_path = step_path(new, at[1], there)
+        if not old.single and there.name != names.get(path, path).rpartition("/")[2]:
             raise InvalidWorkflow(
-                f"{where}: {state}: the new version has {f'{at}{there.name}'!r} in its place; rename or drop the old step, "
+                f"{where}: {state}: the new version has {new_path!r} in its place; rename or drop the old step, "
                 "and let new steps come after all old ones"
             )
-        _check_step(step, there, path, f"{where}: {state}")
-        for inner, body in step.bodies.items():
-            way = "/" if body.single else f"/{inner}/"
-            _check_body(body, there.bodies[inner], migration, f"{path}{way}", f"{at}{there.name}{way}", where)
-        index += 1
+        _check_step(step, there, f"{where}: {state}")
+        for name, inner in step.bodies.items():
+            both = body_path(step, path, name), body_path(there, new_path, name)
+            _check_body(inner, there.bodies[name], migration, both, where)
+        kept += 1
 
 
 def _signal(wait: Step) -> str:
     return wait.signal or wait.name
 
 
-def _check_step(old: Step, new: Step, path: str, state: str) -> None:
+def _check_step(old: Step, new: Step, state: str) -> None:
     if old.kind is not new.kind:
         raise InvalidWorkflow(f"{state}: it was a {old.kind.value!r} and is a {new.kind.value!r} now")
     if old.kind is Kind.WAIT and _signal(old) != _signal(new):
@@ -115,5 +113,14 @@ def _check_step(old: Step, new: Step, path: str, state: str) -> None:
         raise InvalidWorkflow(f"{state} while it is asked after: the new version has no probe= for it")
     for name, body in old.bodies.items():
         there = new.bodies.get(name)
-        if there is None or there.single is not body.single:
-            raise InvalidWorkflow(f"{state}: the new version has no such {name}= for it")
+        if there is None:
+            what = f"branch {name!r}" if old.branches else f"{name}="
+            raise InvalidWorkflow(f"{state}: the new version has no such {what} for it")
+        if there.single is not body.single:
+            raise InvalidWorkflow(
+                f"{state}: its {name} was {_made_from(body)} and is {_made_from(there)} now, whose steps have other paths"
+            )
+
+
+def _made_from(body: Body) -> str:
+    return "one handler" if body.single else "a branch of steps"

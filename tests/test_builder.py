@@ -368,8 +368,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ORDER.wait("ok", default=1), "step 'ok': default= needs a timeout="),
     (lambda: ORDER.wait("ok", on_timeout=fetch), "step 'ok': on_timeout= needs a timeout="),
     (lambda: ORDER.wait("ok", timeout=1, default=1, on_timeout=fetch), "default= and on_timeout= exclude each other"),
-    (lambda: ORDER.wait("ok", timeout=1, on_timeout=branch()), "step 'ok': on_timeout is an empty branch"),
-    (lambda: ORDER.wait("ok", timeout=1, on_timeout=create_workflow("x")), "step 'ok': on_timeout is an empty branch"),
+    (lambda: ORDER.wait("ok", timeout=1, on_timeout=branch()), "step 'ok': on_timeout has no steps"),
+    (lambda: ORDER.wait("ok", timeout=1, on_timeout=create_workflow("x")), "step 'ok': on_timeout has no steps"),
     (lambda: ORDER.wait("ok", timeout=1, on_timeout=create_workflow("x", deadline=1).step("a", fetch)), "with a deadline"),
     (lambda: ORDER.wait("ok", timeout=1, on_timeout=two), "step 'ok': on_timeout must take one positional argument"),
     (lambda: ORDER.wait("ok", timeout=1, on_timeout=5), "step 'ok': on_timeout must be a function"),  # type: ignore[arg-type]

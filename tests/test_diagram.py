@@ -213,3 +213,207 @@ def test_describe_waits_and_sleeps() -> None:
 
 def test_what_is_described_is_json() -> None:
     assert json.loads(json.dumps(ORDER.describe(), allow_nan=False)) == ORDER.describe()
+
+
+# --- steps with bodies
+
+
+def choose(ctx: Any) -> str:
+    return "air"
+
+
+def ready(ctx: Any) -> bool:
+    return True
+
+
+def lines(ctx: Any) -> list[int]:
+    return [1]
+
+
+def newest(key: str, values: list[Any]) -> Any:
+    return values[-1]
+
+
+TURNS = branch().step("look", fetch).step("note", release, when=ready)
+ITEMS = branch().step("reserve", fetch, compensate=release).wait("packed")
+SHIPMENT = (
+    create_workflow("ship")
+    .parallel("prepare", label=fetch, invoice=branch().step("print", fetch).wait("signed"), join=1, merge=newest)
+    .route("carrier", choose, air=release, sea=branch().step("book", fetch, when=ready), default=fetch, when=ready)
+    .loop("poll", TURNS, until=ready, at_most=100)
+    .loop("drain", fetch, while_=ready, at_most=5)
+    .loop("thrice", fetch, at_most=3)
+    .for_each("lines", lines, ITEMS)
+)
+
+SHIPMENT_CHART = """\
+flowchart TD
+    start(["ship 1"])
+    subgraph p1["in parallel"]
+        s1[/"prepare"\\]
+        subgraph b1_1["label"]
+            s1_1_1["fetch"]
+        end
+        subgraph b1_2["invoice"]
+            s1_2_1["print"]
+            s1_2_2{{"signed"}}
+        end
+        j1[\\"1 of 2"/]
+    end
+    c2{"carrier?"}
+    s2{"carrier"}
+    subgraph b2_1["air"]
+        s2_1_1["release"]
+    end
+    subgraph b2_2["sea"]
+        c2_2_1{"book?"}
+        s2_2_1["book"]
+    end
+    subgraph b2_3["default"]
+        s2_3_1["fetch"]
+    end
+    subgraph p3["loop"]
+        s3(["poll"])
+        s3_1["look"]
+        c3_2{"note?"}
+        s3_2["note"]
+    end
+    subgraph p4["loop"]
+        s4(["drain"])
+        s4_1["fetch"]
+    end
+    subgraph p5["loop"]
+        s5(["thrice"])
+        s5_1["fetch"]
+    end
+    subgraph p6["for each (10 at once)"]
+        s6[/"lines"\\]
+        s6_1["reserve"]
+        u6_1[/"undo: release"/]
+        s6_2{{"packed"}}
+        j6[\\"all"/]
+    end
+    done(["completed"])
+    start --> s1
+    s1 --> s1_1_1
+    s1 --> s1_2_1
+    s1_2_1 --> s1_2_2
+    s1_1_1 --> j1
+    s1_2_2 --> j1
+    j1 --> c2
+    c2 --> s2
+    s2 -->|"air"| s2_1_1
+    s2 -->|"sea"| c2_2_1
+    c2_2_1 --> s2_2_1
+    s2 -.->|"default"| s2_3_1
+    s2_1_1 --> s3
+    s2_2_1 --> s3
+    c2_2_1 -. skip .-> s3
+    s2_3_1 --> s3
+    c2 -. skip .-> s3
+    s3 --> s3_1
+    s3_1 --> c3_2
+    c3_2 --> s3_2
+    s3_2 -->|"until ready, at most 100"| s3
+    c3_2 -.->|"until ready, at most 100"| s3
+    s3_2 --> s4
+    c3_2 -. skip .-> s4
+    s4 --> s4_1
+    s4_1 -->|"while ready, at most 5"| s4
+    s4 -->|done| s5
+    s5 --> s5_1
+    s5_1 -->|"3 times"| s5
+    s5_1 --> s6
+    s6 --> s6_1
+    s6_1 -.- u6_1
+    s6_1 --> s6_2
+    s6_2 --> j6
+    j6 --> done
+"""
+
+
+def test_the_flowchart_of_steps_with_bodies() -> None:
+    """S1.2: a parallel and a for_each from fork to join, a route with its ways, a loop with the way back."""
+    assert SHIPMENT.to_mermaid() == SHIPMENT_CHART
+
+
+def test_bodies_within_bodies_are_drawn() -> None:
+    """S1.2: every box has an id of its own, and all boxes are closed."""
+    inner = branch().for_each("each", lines, fetch, concurrency=None, at_least=2)
+    text = create_workflow("x").loop("a", branch().parallel("b", c=inner, d=fetch), until=ready, while_=ready, at_most=2).to_mermaid()
+    assert '        subgraph p1_1["in parallel"]\n' in text and '                subgraph p1_1_1_1["for each (all at once)"]\n' in text
+    assert '[\\"at least 2"/]' in text and 'j1_1 -->|"while ready, until ready, at most 2"| s1\n' in text
+    boxes = [line.split()[1] for line in text.splitlines() if line.lstrip().startswith("subgraph")]
+    assert len(set(boxes)) == len(boxes) == text.count(" end\n") and "    s1 -->|done| done\n    j1_1 --> done\n" in text
+
+
+def classes(text: str) -> dict[str, str]:
+    """The status of each node that has one."""
+    found = [line.split() for line in text.splitlines() if line.startswith("    class ")]
+    return {node: status for _, nodes, status in found for node in nodes.split(",")}
+
+
+def test_a_loop_shows_its_latest_turn() -> None:
+    """S1.3, S16: nothing of the turns before, also where the latest has not come so far."""
+    text = SHIPMENT.to_mermaid(
+        {
+            "poll": "running",
+            "poll[9]/look": "failed",
+            "poll[9]/note": "completed",
+            "poll[10]/look": "running",
+            "drain[1]": "failed",
+            "drain[2]": "completed",
+            "drain[2]/other": "failed",
+            "thrice[x]": "failed",
+        }
+    )
+    assert classes(text) == {"s3": "running", "s3_1": "running", "s4_1": "completed"}
+
+
+def test_a_for_each_shows_the_worst_of_its_items() -> None:
+    """S1.3, S16: failed before running before completed; compensations by themselves."""
+    items = {f"lines[{number}]/reserve": status for number, status in enumerate(("completed", "running", "skipped"), start=1)}
+    assert classes(SHIPMENT.to_mermaid(items)) == {"s6_1": "running"}
+    assert classes(SHIPMENT.to_mermaid({**items, "lines[7]/reserve": "failed"})) == {"s6_1": "failed"}
+    undone = {"lines[1]/reserve!undo": "completed", "lines[2]/reserve!undo": "failed", "lines[1]/reserve": "compensated"}
+    assert classes(SHIPMENT.to_mermaid(undone)) == {"s6_1": "compensated", "u6_1": "failed"}
+
+
+def test_loops_of_items_and_items_of_loops() -> None:
+    """S1.3: each item has a latest turn of its own."""
+    flow = create_workflow("x").for_each("each", lines, branch().loop("poll", fetch, at_most=5))
+    told = {"each[1]/poll[1]": "failed", "each[1]/poll[2]": "completed", "each[2]/poll[1]": "suspended"}
+    assert classes(flow.to_mermaid(told)) == {"s1_1_1": "suspended"}
+    flow = create_workflow("x").loop("poll", branch().for_each("each", lines, fetch), at_most=5)
+    told = {"poll[1]/each[1]": "failed", "poll[2]/each[1]": "completed", "poll[2]/each[2]": "running"}
+    assert classes(flow.to_mermaid(told)) == {"s1_1_1": "running"}
+
+
+def test_branches_are_coloured_by_their_paths() -> None:
+    """S1.3: of one handler at the branch, of steps inside it."""
+    told = {"prepare": "completed", "prepare/label": "failed", "prepare/invoice/signed": "suspended", "carrier/air": "skipped"}
+    assert classes(SHIPMENT.to_mermaid(told)) == {"s1": "completed", "s1_1_1": "failed", "s1_2_2": "suspended", "s2_1_1": "skipped"}
+
+
+def test_the_worst_of_all_statuses_is_known() -> None:
+    for status in StepStatus:
+        assert classes(SHIPMENT.to_mermaid({"lines[1]/reserve": status, "lines[2]/reserve": "skipped"})) == {"s6_1": status.value}
+
+
+def test_describe_steps_with_bodies() -> None:
+    """S1.2: their rules and all that is inside them."""
+    prepare, carrier, poll, drain, thrice, each = SHIPMENT.describe()["steps"]
+    names = {name: [step["name"] for step in steps] for name, steps in prepare.pop("branches").items()}
+    assert names == {"label": ["label"], "invoice": ["print", "signed"]}
+    assert prepare == {"name": "prepare", "kind": "parallel", "when": False, "join": 1, "on_failure": "cancel", "merge": "newest"}
+    assert list(carrier.pop("branches")) == ["air", "sea", "default"]
+    assert carrier == {"name": "carrier", "kind": "route", "when": True, "selector": "choose"}
+    assert [step["name"] for step in poll.pop("body")] == ["look", "note"]
+    assert poll == {"name": "poll", "kind": "loop", "when": False, "while": None, "until": "ready", "at_most": 100}
+    assert (drain["while"], drain["until"], thrice["while"], thrice["until"]) == ("ready", None, None, None)
+    assert [step["kind"] for step in each.pop("body")] == ["step", "wait"]
+    assert each == {
+        "name": "lines", "kind": "for_each", "when": False, "items": "lines", "concurrency": 10, "at_least": None,
+        "on_failure": "cancel", "merge": None,
+    }  # fmt: skip
+    assert json.loads(json.dumps(SHIPMENT.describe(), allow_nan=False)) == SHIPMENT.describe()

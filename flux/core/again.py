@@ -5,52 +5,60 @@ The upper half is asked before anything is written, and refuses what cannot be; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 
 from ..errors import InvalidArgument, PastPivot
-from .commands import Changes
 from .failure import Failure
-from .places import END, Place, place, trail
+from .inside import DONE, applied, arms_of, goes_on_itself, lies_in, make_due, path_in, stand_anew
+from .places import END, FANS, Level, Place, fan_of, place, trail
 from .plan import PROBE, UNDO, Plan, Sequence, base_path
 from .records import Record, Reopened, RunBlocked, StepInherited, StepResolved
-from .state import Frame, RunState, StepState, needs_undo
+from .state import Inside, RunState, StepState, needs_undo
 from .status import StepStatus
 from .workflow import Kind
-
-DONE = frozenset({StepStatus.COMPLETED, StepStatus.SKIPPED})
-OPEN = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.SUSPENDED})
-
 
 # --- what can be asked for
 
 
 def first_undone(state: RunState) -> str:
-    """The path of the first step that is not done, '' when all are. A compensated step is not done (D3)."""
+    """The path of the first step that is not done, '' when all are; of a step with branches in which something is done, the first in
+    there. A compensated step is not done (D3)."""
     return _first_of(state, "", state.plan.root) or ""
 
 
-def _first_of(state: RunState, prefix: str, steps: Sequence) -> str | None:
-    """Of this sequence; of a step whose branch was entered, the first in there: the rest of it stands."""
+def _first_of(state: RunState, key: str, steps: Sequence) -> str | None:
     for node in steps.nodes:
-        path = f"{prefix}/{node.name}" if prefix else node.name
-        inside = [(path if body.single else f"{path}/{name}", body) for name, body in node.bodies.items()]
-        for way, body in inside:
-            found = _first_of(state, way, body) if _entered(state, way, body) else None
-            if found is not None:
-                return found
+        path = path_in(key, steps, node)
         st = state.steps.get(path)
-        if st is None or st.status not in DONE:
-            return path
+        if st is None or not _wholly_done(state, st):
+            inner = None if st is None else _first_inside(state, st)
+            return path if inner is None else inner
     return None
 
 
-def _entered(state: RunState, prefix: str, body: Sequence) -> bool:
-    """Whether the run went into this branch, in this generation: what an earlier one left there has no times."""
-    for node in body.nodes:
-        st = state.steps.get(f"{prefix}/{node.name}")
-        if st is not None and (st.started_at is not None or st.ended_at is not None or st.status in OPEN):
-            return True
-    return False
+def _first_inside(state: RunState, st: StepState) -> str | None:
+    if not _partly_done(state, st):
+        return None
+    return next((found for key, body in arms_of(st) if (found := _first_of(state, key, body))), None)
+
+
+def _wholly_done(state: RunState, st: StepState) -> bool:
+    """Whether the step is done, and nothing inside it was compensated."""
+    if st.status not in DONE:
+        return False
+    return st.inside is None or not any(_inside_with(state, st, frozenset({StepStatus.COMPENSATED})))
+
+
+def _partly_done(state: RunState, st: StepState, named: str = "") -> bool:
+    """Whether what is done inside this step stands, and the rest begins again: when there is something, when it is a wait whose time
+    was out, or when somebody has named what is to begin again in there. Else the whole step does."""
+    if st.inside is None:
+        return False
+    return st.node.kind is Kind.WAIT or lies_in(named, st.path) or any(_inside_with(state, st, DONE))
+
+
+def _inside_with(state: RunState, st: StepState, statuses: frozenset[StepStatus]) -> Iterator[str]:
+    return (path for path, one in state.steps.items() if one.status in statuses and lies_in(path, st.path) and not one.node.aside)
 
 
 def retry_from(state: RunState, from_step: str | None) -> str:
@@ -61,11 +69,18 @@ def retry_from(state: RunState, from_step: str | None) -> str:
     here = _place_of(state.plan, from_step)
     if first and here > place(state.plan, first):
         raise InvalidArgument(f"from_step {from_step!r} would skip {first!r}, which is not done: name that or an earlier one")
-    if not all(_entered(state, level.prefix, level.steps) for level in trail(state.plan, from_step) if level.owner):
+    if not all(_entered(state, level) for level in trail(state.plan, from_step) if level.owner):
         raise InvalidArgument(f"from_step {from_step!r} is in a branch that the run did not take")
+    if any(level.owner and state.steps[level.owner].inherited for level in trail(state.plan, from_step)):
+        raise InvalidArgument(f"from_step {from_step!r} is inside a step that this fork shares with its origin: name that step")
     if state.pivot is not None and here <= place(state.plan, state.pivot):
         raise PastPivot(f"{from_step!r} stands before the point of no return {state.pivot!r}, which has completed: fork the run instead")
     return from_step
+
+
+def _entered(state: RunState, level: Level) -> bool:
+    st = state.steps.get(level.owner)
+    return st is not None and any(key == level.key for key, _ in arms_of(st))
 
 
 def _place_of(plan: Plan, path: str) -> Place:
@@ -95,12 +110,15 @@ def inherited(state: RunState, plan: Plan, from_step: str | None) -> list[Record
 
 def _within(state: RunState, path: str) -> list[StepState]:
     """The step at this path and those inside it, in the order of being reached."""
-    return [st for one, st in state.steps.items() if (one == path or one.startswith(f"{path}/")) and not st.node.aside]
+    return [st for one, st in state.steps.items() if (one == path or lies_in(one, path)) and not st.node.aside]
 
 
 def _inherited(st: StepState) -> Record:
     skipped = st.status is StepStatus.SKIPPED
-    return StepInherited(st.path, skipped, st.attempt, st.signal, st.result, st.changes, st.started_at, st.ended_at)
+    inside: int | str | None = None
+    if st.inside is not None:
+        inside = st.inside.choice or st.inside.turn or len(st.inside.items)
+    return StepInherited(st.path, skipped, st.attempt, st.signal, st.result, st.changes, st.started_at, st.ended_at, inside)
 
 
 # --- what the records do
@@ -114,13 +132,65 @@ def reopen(state: RunState, record: Reopened) -> None:
         _start_replay(state)
         return
     _lift(state, record.deadline_at)
-    spot = place(state.plan, record.from_path) if record.from_path else END
-    gone = [path for path in state.steps if "!" in path or place(state.plan, path) >= spot]
-    _set_aside(state, gone, record.generation)
-    for name in list(state.frames):
-        state.drop(state.frames, name)
-    _stand_at(state, record.from_path)
-    state.assign(state, "data", data_before(state, spot))
+    named = record.from_path
+    _set_aside(
+        state, [path for path in state.steps if "!" in path or (named and (path == named or lies_in(path, named)))], record.generation
+    )
+    _begin_again(state, named, record.generation)
+
+
+def _begin_again(state: RunState, named: str, generation: int) -> None:
+    """Steps that are not done, or come after one that is not, are to be done again; what goes on by itself does."""
+    search = _Search(state, named)
+    search.sequence("", state.plan.root)
+    for path in search.entered:
+        state.save(state.steps[path]).status = StepStatus.RUNNING
+    _set_aside(state, [path for path in search.found if path in state.steps], generation)
+    stand_anew(state)
+
+
+class _Search:
+    """Looks for what is to be done again: `found`, and `entered`, the steps around it of which something stands."""
+
+    def __init__(self, state: RunState, named: str) -> None:
+        self.state = state
+        self.named = named
+        self.found: dict[str, None] = {}
+        self.entered: list[str] = []
+
+    def sequence(self, key: str, steps: Sequence) -> bool:
+        """Whether everything in this sequence, or graph, is done."""
+        undone: set[str] = set()
+        for node in steps.nodes:
+            path = path_in(key, steps, node)
+            if undone if steps.needs is None else undone & steps.needs[node.name]:
+                undone.add(node.name)
+                self._all_at(path)
+            elif not self._step(path):
+                undone.add(node.name)
+        return not undone
+
+    def _all_at(self, path: str) -> None:
+        self.found.update(dict.fromkeys(one for one in self.state.steps if one == path or lies_in(one, path)))
+
+    def _step(self, path: str) -> bool:
+        state = self.state
+        st = state.steps.get(path)
+        if st is None or goes_on_itself(state, st):
+            return False
+        if _wholly_done(state, st) and not lies_in(self.named, path):
+            return True
+        if not _partly_done(state, st, self.named):
+            self._all_at(path)
+            return False
+        self.entered.append(path)
+        broken = False
+        for key, body in arms_of(st):
+            if broken and st.node.kind not in FANS:
+                self._all_at(key)
+            elif not self.sequence(key, body):
+                broken = True
+        return False
 
 
 def _lift(state: RunState, deadline_at: int | None) -> None:
@@ -157,48 +227,18 @@ def _set_aside(state: RunState, paths: Collection[str], generation: int) -> None
     state.assign(state, "steps", kept)
 
 
-def _stand_at(state: RunState, path: str) -> None:
-    """The frames on the way to this path stand there, and the innermost is due."""
-    levels = trail(state.plan, path) if path else []
-    if not levels:
-        root = Frame("", "", state.plan.root)
-        root.cursor = len(root.steps.nodes)
-        state.put(state.frames, "", root)
-        state.put(state.due, "", root)
-    for level in levels:
-        frame = Frame(level.prefix, level.owner, level.steps)
-        frame.cursor = level.cursor
-        state.put(state.frames, level.prefix, frame)
-        if level.owner:
-            goes_on(state.save(state.steps[level.owner]))
-        if level is levels[-1]:
-            state.put(state.due, level.prefix, frame)
-
-
-def goes_on(owner: StepState) -> None:
-    """A step that others stand in, and that had ended: those go on."""
-    owner.status = StepStatus.RUNNING
-    owner.ended_at = None
-    owner.failure = None
-
-
-def data_before(state: RunState, spot: Place) -> dict[str, str]:
-    """The run's data as it was committed before this place was reached (D3)."""
+def data_before(state: RunState, path: str) -> dict[str, str]:
+    """The data that the step at `path` began with; with '', the run's as it is now."""
     plan = state.plan
-    changed = [(place(plan, st.path), st) for st in state.steps.values() if st.changes and not st.node.aside]
-    changed.sort(key=lambda entry: entry[0])
-    return _applied([state.first, *[st.changes for where, st in changed if where < spot]])
+    spot = place(plan, path) if path else END
+    changed = [(place(plan, st.path), st) for st in state.steps.values() if st.changes and not st.node.aside and not lies_in(path, st.path)]
+    seen = [(where, st) for where, st in changed if where < spot and _sees(fan_of(plan, st.path), path)]
+    seen.sort(key=lambda entry: entry[0])
+    return applied([state.first, *[st.changes for _, st in seen]])
 
 
-def _applied(all_changes: Iterable[Changes | None]) -> dict[str, str]:
-    data: dict[str, str] = {}
-    for changes in all_changes:
-        for key, value in (changes or {}).items():
-            if value is None:
-                data.pop(key, None)
-            else:
-                data[key] = value
-    return data
+def _sees(fan: str, path: str) -> bool:
+    return not fan or path == fan or lies_in(path, fan)
 
 
 # --- replay
@@ -228,11 +268,11 @@ def replay_on(state: RunState) -> None:
 def _take_next(state: RunState) -> None:
     paths = state.replay or ()
     if state.replay_at == len(paths):
-        state.assign(state, "data", data_before(state, END))
+        state.assign(state, "data", data_before(state, ""))
         return
     path = paths[state.replay_at]
     _renew(state, path)
-    state.assign(state, "data", data_before(state, place(state.plan, path)))
+    state.assign(state, "data", data_before(state, path))
 
 
 def _renew(state: RunState, path: str) -> None:
@@ -253,7 +293,7 @@ def ended_again(state: RunState) -> None:
     ):  # fmt: skip
         state.assign(state, name, value)
     _still(state)
-    state.assign(state, "data", data_before(state, END))
+    state.assign(state, "data", data_before(state, ""))
 
 
 def _serve(state: RunState, path: str) -> None:
@@ -278,27 +318,18 @@ def resolve(state: RunState, record: StepResolved) -> StepStatus | None:
     if state.replay is not None:
         _resolve_replay(state, record)
         return None
-    state.assign(state, "failing", None)
-    within = [one for one in state.steps if base_path(one) == path or one.startswith(f"{path}/")]
+    within = [one for one in state.steps if base_path(one) == path or lies_in(one, path)]
     for one in within:
-        _leave(state, one)
+        state.unpark(state.steps[one])
     _set_aside(state, within, state.generation)
-    state.assign(state, "data", data_before(state, END))
-    for level in trail(state.plan, path):
-        if level.owner:
-            goes_on(state.save(state.steps[level.owner]))
-    prefix = path.rpartition("/")[0]
-    state.put(state.due, prefix, state.frames[prefix])
     state.assign(state, "again", True)
+    frame = state.frame_of(path)
+    if state.failing is None and frame is not None:
+        make_due(state, frame)
+    else:  # the branches on the way there were closed when it failed
+        state.assign(state, "failing", None)
+        _begin_again(state, path, state.generation)
     return {"retry": None, "skip": StepStatus.SKIPPED, "done": StepStatus.COMPLETED}[record.way]
-
-
-def _leave(state: RunState, path: str) -> None:
-    st = state.steps[path]
-    state.drop(state.parked, path)
-    if st.signal is not None and path in state.waits.get(st.signal, ()):
-        left = tuple(one for one in state.waits[st.signal] if one != path)
-        state.put(state.waits, st.signal, left) if left else state.drop(state.waits, st.signal)
 
 
 def _resolve_undo(state: RunState, record: StepResolved, blocked: RunBlocked | None) -> None:
@@ -342,7 +373,7 @@ def not_undone(state: RunState, path: str) -> None:
 def _resolve_replay(state: RunState, record: StepResolved) -> None:
     path = record.path
     state.drop(state.parked, path + PROBE)
-    _leave(state, path)
+    state.unpark(state.steps[path])
     _serve(state, path)
     if record.way == "retry":
         return _renew(state, path)
@@ -362,9 +393,19 @@ def inherit(state: RunState, record: StepInherited) -> None:
     st.attempt, st.signal, st.result, st.changes = record.attempt, record.signal, record.result, record.changes
     st.started_at, st.ended_at = record.started_at, record.ended_at
     st.inherited = True
+    st.inside = _inside_again(record.inside, st.node.kind)
     state.put(state.steps, record.path, st)
     state.assign(state, "inherited", state.inherited + 1)
-    state.change(record.changes)
+    if not fan_of(state.plan, record.path):
+        state.change(record.changes)
     if len(levels) == 1:
         root = state.frames[""]
         state.assign(root, "cursor", levels[0].node.index + 1)
+
+
+def _inside_again(inside: int | str | None, kind: Kind) -> Inside | None:
+    if isinstance(inside, str):
+        return Inside(choice=inside)
+    if kind is Kind.LOOP:
+        return Inside(turn=inside or 0)
+    return Inside(items=("null",) * inside) if isinstance(inside, int) else None

@@ -7,10 +7,29 @@ from typing import Any, TypeAlias
 
 from ..errors import UnreadableRun
 from .again import ended_again, inherit, not_undone, reopen, replay_on, resolve
-from .places import misfit, place
+from .commands import Changes
+from .inside import (
+    arm_ended,
+    arm_failed,
+    arms_stopped,
+    is_done,
+    items_listed,
+    leave_inside,
+    make_due,
+    open_frame,
+    parallel_started,
+    ready,
+    route_taken,
+    turn_started,
+)
+from .patterns import pattern
+from .places import FANS, misfit, place
 from .plan import PROBE, UNDO, Node, Plan, base_path
 from .porting import migrate, ported
 from .records import (
+    ArmEnded,
+    ArmsJoined,
+    ArmsStopped,
     AttemptCut,
     AttemptFailed,
     AttemptIsolated,
@@ -20,8 +39,11 @@ from .records import (
     BranchEnded,
     CancelRefused,
     CancelRequested,
+    ItemsListed,
+    ParallelStarted,
     Record,
     Reopened,
+    RouteTaken,
     RunBlocked,
     RunCancelled,
     RunCompleted,
@@ -41,11 +63,12 @@ from .records import (
     StepSkipped,
     StepStarted,
     StepSuspended,
+    TurnStarted,
     UnwindStarted,
     WaitExpired,
     WaitStarted,
 )
-from .state import ABSENT, RAN, Frame, RunState, StepState, needs_undo
+from .state import ABSENT, OPEN, RAN, Frame, Inside, RunState, StepState, needs_undo
 from .status import RunStatus, StepStatus
 from .workflow import Kind
 
@@ -104,24 +127,30 @@ def _reach(state: RunState, path: str, at: int, *, called: bool | None = None, k
 
 
 def _node_for(state: RunState, path: str) -> Node:
-    if "/" not in path:
-        root = state.frames[""]
-        nodes = root.steps.nodes
-        if root.cursor < len(nodes) and nodes[root.cursor].name == path:
-            return nodes[root.cursor]
+    frame = state.frame_of(path)
+    if frame is not None and (expected := ready(state, frame)) is not None and frame.path_of(expected) == path:
+        return expected
     if "!" in path:
         return _node_aside(state, path)
-    prefix, _, name = path.rpartition("/")
-    frame = state.frames.get(prefix)
-    node = None if frame is None else frame.steps.by_name.get(name)
-    ghost = state.plan.ghosts.get(path)
+    node = None if frame is None else frame.steps.by_name.get(path.rpartition("/")[2])
+    ghost = state.plan.ghosts.get(pattern(path)) if state.plan.ghosts else None
     if ghost is not None:
         return ghost.node
     if frame is None or node is None:
         raise misfit(path, "is not in the workflow any more")
+    if frame.steps.needs is not None:
+        return _in_graph(state, frame, node, path)
     if node.index != frame.cursor:
-        expected = frame.steps.nodes[frame.cursor].name if frame.cursor < len(frame.steps.nodes) else "the end"
-        raise misfit(path, f"stands where the workflow now has {expected!r}")
+        there = frame.steps.nodes[frame.cursor].name if frame.cursor < len(frame.steps.nodes) else "the end"
+        raise misfit(path, f"stands where the workflow now has {there!r}")
+    return node
+
+
+def _in_graph(state: RunState, frame: Frame, node: Node, path: str) -> Node:
+    needs = frame.steps.needs or {}
+    early = [name for name in needs[node.name] if not is_done(state, frame, name)]
+    if early:
+        raise misfit(path, f"was reached before {min(early)!r}, which it comes after now")
     return node
 
 
@@ -146,17 +175,6 @@ def _running(state: RunState, path: str) -> StepState:
     st = _known(state, path)
     state.drop(state.calls, path)
     return st
-
-
-def _unpark(state: RunState, st: StepState) -> None:
-    if state.parked.pop(st.path, None) is not None:
-        state.log.append((state.parked, st.path, st))
-    if st.signal is not None and st.signal in state.waits:
-        left = tuple(path for path in state.waits[st.signal] if path != st.path)
-        if left:
-            state.put(state.waits, st.signal, left)
-        else:
-            state.drop(state.waits, st.signal)
 
 
 def _await(state: RunState, st: StepState, signal: str, expires_at: int | None) -> None:
@@ -184,13 +202,34 @@ def _move_on(state: RunState, st: StepState) -> None:
     """The step has ended: its frame stands at the next."""
     if state.replay is not None:
         return replay_on(state)
-    path = st.path
-    prefix = path.rpartition("/")[0] if "/" in path else ""
-    frame = state.frames[prefix]
-    state.log.append((frame, "cursor", frame.cursor))
-    frame.cursor = st.node.index + 1
-    state.log.append((state.due, prefix, state.due.get(prefix, ABSENT)))
-    state.due[prefix] = frame
+    frame = state.frame_of(st.path)
+    if frame is None:
+        return None  # its branch was stopped
+    if frame.steps.needs is None:
+        state.log.append((frame, "cursor", frame.cursor))
+        frame.cursor = st.node.index + 1
+    make_due(state, frame)
+
+
+def _change(state: RunState, st: StepState, changes: Changes) -> None:
+    """The step's changes to the data hold, where it stands; in a branch that was stopped they are kept for a retry."""
+    st.changes = changes
+    if state.replay is not None:
+        return state.change(changes)
+    frame = state.frame_of(st.path)
+    if frame is not None:
+        state.change(changes, frame.scope)
+
+
+def _not_due(state: RunState, path: str) -> None:
+    """The step at `path` has been taken up: its frame stands there."""
+    frame = state.frame_of(path)
+    if frame is None:
+        return
+    if frame.steps.needs is None:
+        state.drop(state.due, frame.key)
+    else:
+        make_due(state, frame)
 
 
 # --- one small function a record
@@ -227,7 +266,7 @@ def _step_started(state: RunState, record: StepStarted, at: int) -> None:
     elif st.node.probes is not None:
         _probe_started(state, base_path(path))
     elif state.due:
-        state.drop(state.due, path.rpartition("/")[0] if "/" in path else "")
+        _not_due(state, path)
     state.calls[path] = st
     state.log.append((state.calls, path, ABSENT))
 
@@ -251,8 +290,8 @@ def _turn_to(state: RunState, path: str) -> None:
 def _probe_started(state: RunState, path: str) -> None:
     """The step goes on by being asked after."""
     base = _known(state, path)
-    _unpark(state, base)
-    state.drop(state.due, path.rpartition("/")[0])
+    state.unpark(base)
+    _not_due(state, path)
     base.status = StepStatus.RUNNING
     base.due_at = None
 
@@ -269,8 +308,7 @@ def _step_completed(state: RunState, record: StepCompleted, at: int) -> None:
     st.lost = st.guilty = 0
     st.ended_at = at
     if record.changes:
-        state.change(record.changes)
-        st.changes = record.changes
+        _change(state, st, record.changes)
     if st.node.undoes is None:
         if not st.node.plain:
             _passed(state, st)
@@ -296,15 +334,18 @@ def _step_suspended(state: RunState, record: StepSuspended, at: int) -> None:
     st.default = record.default
     st.failure = None
     st.lost = st.guilty = 0
-    st.changes = record.changes
-    state.change(record.changes)
+    if record.changes:
+        _change(state, st, record.changes)
     _await(state, st, record.signal, record.expires_at)
+    if state.is_stopped(st.path):
+        state.leave(st.path, at)
 
 
 def _park_attempt(state: RunState, st: StepState, retry_at: int | None, at: int) -> None:
     if retry_at is None:
-        st.status = StepStatus.CANCELLED
-        st.ended_at = at
+        for one in (st, _known(state, base_path(st.path))) if st.node.probes is not None else (st,):
+            one.status = StepStatus.CANCELLED
+            one.ended_at = at
     else:
         st.status = StepStatus.SUSPENDED
         st.due_at = retry_at
@@ -346,9 +387,10 @@ def _attempt_released(state: RunState, record: AttemptReleased, at: int) -> None
 
 def _step_failed(state: RunState, record: StepFailed, at: int) -> None:
     path = record.path
+    frame = None if "!" in path else state.frame_of(path)
     st = _reach(state, path, at)
     state.drop(state.calls, path)
-    _unpark(state, st)
+    state.unpark(st)
     if record.attempt:
         st.raised += 1
     st.failure = record.failure
@@ -360,9 +402,15 @@ def _step_failed(state: RunState, record: StepFailed, at: int) -> None:
         not_undone(state, base_path(path))
         state.assign(state, "undo_at", state.undo_at + 1)
         return
-    state.drop(state.due, path.rpartition("/")[0])
-    if "/" not in path and st.node.probes is None and state.replay is None:
+    _not_due(state, path)
+    if st.node.bodies:
+        leave_inside(state, st, at)
+    if frame is None or st.node.probes is not None or state.replay is not None:
+        return
+    if not frame.owner:
         state.assign(state, "failing", path)
+    elif state.steps[frame.owner].node.kind in FANS:
+        arm_failed(state, frame.key, path, at)
 
 
 def _step_skipped(state: RunState, record: StepSkipped, at: int) -> None:
@@ -371,20 +419,20 @@ def _step_skipped(state: RunState, record: StepSkipped, at: int) -> None:
 
 def _wait_started(state: RunState, record: WaitStarted, at: int) -> None:
     st = _reach(state, record.path, at, kind=Kind.WAIT)
-    state.drop(state.due, record.path.rpartition("/")[0])
+    _not_due(state, record.path)
     _await(state, st, record.signal, record.expires_at)
 
 
 def _signal_received(state: RunState, record: SignalReceived, at: int) -> None:
     st = _known(state, record.path)
-    _unpark(state, st)
+    state.unpark(st)
     st.result = record.payload
     _end(state, st, StepStatus.COMPLETED, at)
 
 
 def _wait_expired(state: RunState, record: WaitExpired, at: int) -> None:
     st = _known(state, record.path)
-    _unpark(state, st)
+    state.unpark(st)
     if record.result is not None:
         st.result = record.result
         _end(state, st, StepStatus.COMPLETED, at)
@@ -394,22 +442,21 @@ def _wait_expired(state: RunState, record: WaitExpired, at: int) -> None:
         raise misfit(record.path, "has no on_timeout branch any more")
     st.status = StepStatus.RUNNING
     st.due_at = None
-    frame = Frame(record.path if body.single else f"{record.path}/on_timeout", record.path, body)
-    state.put(state.frames, frame.prefix, frame)
-    state.put(state.due, frame.prefix, frame)
+    st.inside = Inside(choice="on_timeout")
+    open_frame(state, st, f"{record.path}/on_timeout", body)
 
 
 def _branch_ended(state: RunState, record: BranchEnded, at: int) -> None:
-    st = _known(state, record.path)
-    for prefix in (record.path, f"{record.path}/on_timeout"):
-        state.drop(state.frames, prefix)
-        state.drop(state.due, prefix)
+    st = _reach(state, record.path, at)
+    if st.inside is None and st.node.kind is Kind.LOOP:  # it had no turn at all
+        st.inside = Inside()
+    leave_inside(state, st, at)
     _end(state, st, StepStatus.COMPLETED, at)
 
 
 def _sleep_started(state: RunState, record: SleepStarted, at: int) -> None:
     st = _reach(state, record.path, at, kind=Kind.SLEEP)
-    state.drop(state.due, record.path.rpartition("/")[0])
+    _not_due(state, record.path)
     st.status = StepStatus.SUSPENDED
     st.due_at = record.until
     state.put(state.parked, record.path, st)
@@ -417,7 +464,7 @@ def _sleep_started(state: RunState, record: SleepStarted, at: int) -> None:
 
 def _sleep_ended(state: RunState, record: SleepEnded, at: int) -> None:
     st = _known(state, record.path)
-    _unpark(state, st)
+    state.unpark(st)
     _end(state, st, StepStatus.COMPLETED, at)
 
 
@@ -427,8 +474,8 @@ def _cancel_requested(state: RunState, record: CancelRequested, at: int) -> None
 
 def _unwind_started(state: RunState, record: UnwindStarted, at: int) -> None:
     for st in state.steps.values():
-        if st.status in _OPEN:
-            _unpark(state, state.save(st))
+        if st.status in OPEN:
+            state.unpark(state.save(st))
             st.status = StepStatus.CANCELLED
             st.due_at = None
             st.ended_at = at
@@ -447,6 +494,41 @@ def _unwind_started(state: RunState, record: UnwindStarted, at: int) -> None:
         if state.again:  # what an earlier generation left stands where it was reached then
             paths.sort(key=lambda path: place(state.plan, path))
         state.assign(state, "undo", tuple(path for path in reversed(paths) if needs_undo(state.steps[path])))
+
+
+def _parallel_started(state: RunState, record: ParallelStarted, at: int) -> None:
+    parallel_started(state, _reach(state, record.path, at, kind=Kind.PARALLEL))
+
+
+def _route_taken(state: RunState, record: RouteTaken, at: int) -> None:
+    st = _reach(state, record.path, at, kind=Kind.ROUTE)
+    if record.branch not in st.node.bodies:
+        raise misfit(f"{record.path}/{record.branch}", "is not in the workflow any more")
+    route_taken(state, st, record.branch)
+
+
+def _turn_started(state: RunState, record: TurnStarted, at: int) -> None:
+    turn_started(state, _reach(state, record.path, at, kind=Kind.LOOP), record.turn)
+
+
+def _items_listed(state: RunState, record: ItemsListed, at: int) -> None:
+    items_listed(state, _reach(state, record.path, at, kind=Kind.FOR_EACH), record.items)
+
+
+def _arm_ended(state: RunState, record: ArmEnded, at: int) -> None:
+    arm_ended(state, record.path)
+
+
+def _arms_stopped(state: RunState, record: ArmsStopped, at: int) -> None:
+    arms_stopped(state, _known(state, record.path), at)
+
+
+def _arms_joined(state: RunState, record: ArmsJoined, at: int) -> None:
+    st = _known(state, record.path)
+    leave_inside(state, st, at)
+    if record.changes:
+        _change(state, st, record.changes)
+    _end(state, st, StepStatus.COMPLETED, at)
 
 
 def _run_completed(state: RunState, record: RunCompleted, at: int) -> None:
@@ -545,8 +627,6 @@ def _run_migrated(state: RunState, record: RunMigrated, at: int) -> None:
     migrate(state, record)
 
 
-_OPEN = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.SUSPENDED})
-
 Evolve: TypeAlias = Callable[[RunState, Any, int], None]
 
 EVOLVE: dict[type[Record], Evolve] = {
@@ -582,4 +662,11 @@ EVOLVE: dict[type[Record], Evolve] = {
     RunForked: _run_forked,
     StepInherited: _step_inherited,
     RunMigrated: _run_migrated,
+    ParallelStarted: _parallel_started,
+    RouteTaken: _route_taken,
+    TurnStarted: _turn_started,
+    ItemsListed: _items_listed,
+    ArmEnded: _arm_ended,
+    ArmsStopped: _arms_stopped,
+    ArmsJoined: _arms_joined,
 }

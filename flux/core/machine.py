@@ -18,8 +18,7 @@ The core reads no clock and draws no random number: both come in with the `Momen
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from .again import retry_from
 from .commands import (
@@ -43,8 +42,10 @@ from .commands import (
     Tick,
     Unblock,
 )
-from .evolve import EVOLVE
+from .decision import Decision, Moment
 from .failure import Failure
+from .inside import at_end, ready
+from .joins import branch_over, clash, conclude, culprit, fail, take_up
 from .plan import PROBE, Node, Plan, base_path
 from .records import (
     AttemptCut,
@@ -53,7 +54,6 @@ from .records import (
     AttemptLost,
     AttemptPostponed,
     AttemptReleased,
-    BranchEnded,
     CancelRefused,
     CancelRequested,
     Record,
@@ -69,7 +69,6 @@ from .records import (
     SleepEnded,
     SleepStarted,
     StepCompleted,
-    StepFailed,
     StepProbed,
     StepResolved,
     StepSkipped,
@@ -84,48 +83,6 @@ from .retry import SUSPECT, crash_delay
 from .state import Frame, RunState, StepState, undo_path
 from .status import TABLE, RunStatus, StepStatus
 from .workflow import Kind
-
-Question: TypeAlias = Literal["when", "until"]
-
-
-def _busy() -> bool:
-    return False
-
-
-@dataclass(slots=True)
-class Moment:
-    """What the machine may know of the world: the time, a draw, an answer, and whether new attempts may start.
-
-    `ask(node, path, question)` evaluates the step's `when` (a bool) or a sleep's due time (microseconds), and answers
-    with a Failure when that raised. `read_cancel(posting)` reads a cancel posting. With `halt` nothing new starts. `alone`: this run
-    has its worker to itself; `quiet()`: nothing else happens to run in it (D11).
-    """
-
-    now: int
-    draw: Callable[[], float]
-    ask: Callable[[Node, str, Question], Any]
-    read_cancel: Callable[[Posting], CancelRequested]
-    halt: bool = False
-    alone: bool = False
-    quiet: Callable[[], bool] = _busy
-
-
-class Decision:
-    """Records to commit, and the numbers of the postings they take from the inbox; while it is being made, also what it is about."""
-
-    __slots__ = ("consumed", "moment", "now", "records", "state")
-
-    def __init__(self, state: RunState, moment: Moment) -> None:
-        self.state = state
-        self.moment = moment
-        self.now = moment.now
-        self.records: list[Record] = []
-        self.consumed: list[int] = []
-
-    def emit(self, record: Record) -> None:
-        """One more fact: it holds from here on."""
-        self.records.append(record)
-        EVOLVE[type(record)](self.state, record, self.now)
 
 
 def create(plan: Plan, created: RunCreated, moment: Moment, inherited: Sequence[Record] = ()) -> tuple[RunState, Decision]:
@@ -167,9 +124,11 @@ def _step_on(draft: Decision, command: Command) -> bool:
     if draft.moment.halt or _overdue(draft):
         return False
     st = state.calls.get(command.path)
-    if st is None or st.attempt != command.attempt or not st.node.plain or "/" in command.path:
+    if st is None or st.attempt != command.attempt or not st.node.plain:
         return False
     frame = state.frames[""]
+    if frame.steps.needs is not None:
+        return False
     nodes = frame.steps.nodes
     index = st.node.index + 1
     completed = StepCompleted(command.path, command.attempt, command.result, command.changes)
@@ -201,16 +160,17 @@ def _advance(draft: Decision, command: Advance) -> None:
 
 
 def _returned(draft: Decision, command: Returned) -> None:
-    if _attempt(draft, command.path, command.attempt) is not None:
+    if _attempt(draft, command.path, command.attempt) is not None and not clash(draft, command.path, command.attempt, command.changes):
         draft.emit(StepCompleted(command.path, command.attempt, command.result, command.changes))
 
 
 def _suspended(draft: Decision, command: Suspended) -> None:
-    if _attempt(draft, command.path, command.attempt) is None:
+    if _attempt(draft, command.path, command.attempt) is None or clash(draft, command.path, command.attempt, command.changes):
         return
     expires_at = None if command.timeout is None else draft.now + command.timeout
     draft.emit(StepSuspended(command.path, command.attempt, command.signal, expires_at, command.default, command.changes))
-    _deliver_kept(draft, command.path, command.signal)
+    if command.path in draft.state.parked:
+        _deliver_kept(draft, command.path, command.signal)
 
 
 def _answered(draft: Decision, command: Answered) -> None:
@@ -222,7 +182,7 @@ def _answered(draft: Decision, command: Answered) -> None:
     st = draft.state.steps[path]
     if command.result is None and not _stopping(draft, st):
         if st.raised > st.node.retries and st.failure is not None:
-            _fail(draft, path, 0, st.failure)
+            fail(draft, path, 0, st.failure)
         elif not draft.moment.halt:
             _try(draft, st)
 
@@ -242,7 +202,7 @@ def _raised(draft: Decision, command: Raised) -> None:
         if _within_budget(draft, st, delay):
             draft.emit(AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, command.doubt))
             return None
-    _fail(draft, command.path, command.attempt, command.failure, command.doubt)
+    fail(draft, command.path, command.attempt, command.failure, command.doubt)
 
 
 def _may_retry(draft: Decision, st: StepState, doubt: bool) -> bool:
@@ -272,6 +232,8 @@ def _cut(draft: Decision, command: Cut) -> None:
 
 def _goes_down(state: RunState, cause: CutCause) -> bool:
     """Whether the run ends for the reason that an attempt was cut for; if not, the step must go on (S2.3)."""
+    if cause == "stopped":
+        return True
     if cause == "cancelled":
         return state.cancel is not None
     return cause == "deadline" and state.deadline_at is not None and state.pivot is None
@@ -280,7 +242,9 @@ def _goes_down(state: RunState, cause: CutCause) -> bool:
 def _lost(draft: Decision, command: Lost) -> None:
     state = draft.state
     for st in list(state.calls.values()):
-        stopping = st.node.undoes is None and (state.cancel is not None or (_overdue(draft) and state.pivot is None))
+        stopping = st.node.undoes is None and (
+            state.cancel is not None or (_overdue(draft) and state.pivot is None) or state.is_stopped(st.path)
+        )
         again = st.node.undoes is not None or (st.node.on_unknown == "retry" and not stopping)
         retry_at = draft.now + crash_delay(st.lost + 1) if again else None
         draft.emit(AttemptLost(st.path, st.attempt, retry_at))
@@ -298,7 +262,7 @@ def _own_losses(st: StepState) -> int:
 
 def _fail_unknown(draft: Decision, st: StepState) -> None:
     text = f"an attempt of {st.path!r} was lost, whether it took effect is not known, and it is not to be called again"
-    _fail(draft, st.path, 0, Failure.of("UnknownOutcome", text), doubt=True)
+    fail(draft, st.path, 0, Failure.of("UnknownOutcome", text), doubt=True)
 
 
 def _released(draft: Decision, command: Released) -> None:
@@ -341,7 +305,7 @@ def _try(draft: Decision, st: StepState) -> None:
 def _stopping(draft: Decision, st: StepState) -> bool:
     state = draft.state
     overdue = _overdue(draft) and state.pivot is None
-    return st.node.undoes is None and bool(state.cancel or state.failing or overdue)
+    return st.node.undoes is None and bool(state.cancel or state.failing or overdue or state.is_stopped(st.path))
 
 
 def _expire(draft: Decision, st: StepState) -> None:
@@ -352,7 +316,7 @@ def _expire(draft: Decision, st: StepState) -> None:
         draft.emit(WaitExpired(st.path, None))
     else:
         text = f"no signal {st.signal!r} came for {st.path!r} before its timeout"
-        _fail(draft, st.path, 0, Failure.of("WaitTimeout", text))
+        fail(draft, st.path, 0, Failure.of("WaitTimeout", text))
 
 
 def _arrived(draft: Decision, command: Arrived) -> None:
@@ -505,6 +469,8 @@ def _settle(draft: Decision) -> None:
     """Take the run as far as it goes without an answer from outside."""
     state = draft.state
     while state.ended is None and (state.blocked is None or _unparks(state)):
+        for st in list(state.stopping.values()):
+            conclude(draft, st)
         if state.replay is not None:
             return _replay_on(draft)
         if state.unwinding is not None:
@@ -517,7 +483,7 @@ def _settle(draft: Decision) -> None:
             return None
         else:
             frame = next(iter(state.due.values()))
-            if draft.moment.halt and frame.cursor < len(frame.steps.nodes):
+            if draft.moment.halt and ready(state, frame) is not None:
                 return None  # nothing starts any more, but what is at its end may end
             _take_up(draft, frame)
 
@@ -542,7 +508,7 @@ def _go_down(draft: Decision) -> None:
 
 def _at_end(state: RunState) -> bool:
     root = state.frames[""]
-    return root.cursor == len(root.steps.nodes)
+    return at_end(state, root)
 
 
 def _block_past_pivot(draft: Decision) -> None:
@@ -552,14 +518,9 @@ def _block_past_pivot(draft: Decision) -> None:
         text = f"the deadline passed after the point of no return {state.pivot!r}"
         draft.emit(RunBlocked("DeadlineExceeded", text))
         return
-    failed = [st for st in state.steps.values() if st.status is StepStatus.FAILED and base_path(st.path) == st.path]
-    deepest = max((st for st in failed if _within(st.path, state.failing or "")), key=lambda st: st.path.count("/"))
-    text = f"{deepest.path!r} failed after the point of no return {state.pivot!r}: {deepest.failure}"
-    draft.emit(RunBlocked("PastPivot", text, deepest.path))
-
-
-def _within(path: str, top: str) -> bool:
-    return path == top or path.startswith(f"{top}/")
+    failed = culprit(state, state.steps[state.failing])
+    text = f"{failed.path!r} failed after the point of no return {state.pivot!r}: {failed.failure}"
+    draft.emit(RunBlocked("PastPivot", text, failed.path))
 
 
 def _replay_on(draft: Decision) -> None:
@@ -584,11 +545,11 @@ _ENDINGS: dict[RunStatus, Callable[[], Record]] = {
 
 def _take_up(draft: Decision, frame: Frame) -> None:
     """Start the next step of this frame, or end the frame."""
-    if frame.cursor < len(frame.steps.nodes):
-        node = frame.steps.nodes[frame.cursor]
-        _reach(draft, node, f"{frame.prefix}/{node.name}" if frame.prefix else node.name)
+    node = ready(draft.state, frame)
+    if node is not None:
+        _reach(draft, node, frame.path_of(node))
     elif frame.owner:
-        draft.emit(BranchEnded(frame.owner))
+        branch_over(draft, frame)
     else:
         draft.emit(RunCompleted())
 
@@ -597,7 +558,7 @@ def _reach(draft: Decision, node: Node, path: str) -> None:
     if node.when is not None:
         answer = draft.moment.ask(node, path, "when")
         if isinstance(answer, Failure):
-            return _fail(draft, path, 0, answer)
+            return fail(draft, path, 0, answer)
         if not answer:
             return draft.emit(StepSkipped(path))
     if node.called:
@@ -606,6 +567,8 @@ def _reach(draft: Decision, node: Node, path: str) -> None:
         draft.emit(StepStarted(path + PROBE if asked else path, 1))
     elif node.kind is Kind.WAIT:
         _start_wait(draft, node, path)
+    elif node.bodies:
+        take_up(draft, node, path)
     else:
         _start_sleep(draft, node, path)
 
@@ -626,34 +589,11 @@ def _start_sleep(draft: Decision, node: Node, path: str) -> None:
     else:
         answer = draft.moment.ask(node, path, "until")
         if isinstance(answer, Failure):
-            return _fail(draft, path, 0, answer)
+            return fail(draft, path, 0, answer)
         until = answer
     draft.emit(SleepStarted(path, until))
     if until <= draft.now:
         draft.emit(SleepEnded(path))
-
-
-def _fail(draft: Decision, path: str, attempt: int, failure: Failure, doubt: bool = False) -> None:
-    """The step has failed for good, and with it the steps it stands in; or the compensation has (S10.3)."""
-    st = draft.state.steps.get(path)
-    draft.emit(StepFailed(path, attempt, failure, doubt))
-    if st is not None and st.node.probes is not None:
-        return _fail_unasked(draft, base_path(path), failure)
-    if draft.state.replay is not None:
-        return draft.emit(RunBlocked("ReplayFailed", f"{path!r} failed when it was run again: {failure}", path))
-    if st is not None and st.node.undoes is not None:
-        if draft.state.plan.definition.on_compensation_failure == "block":
-            draft.emit(RunBlocked("CompensationFailed", f"{path!r} failed: {failure}", path))
-        return None
-    frame = draft.state.frames.get(path.rpartition("/")[0])
-    if frame is not None and frame.owner:
-        _fail(draft, frame.owner, 0, failure)
-
-
-def _fail_unasked(draft: Decision, path: str, why: Failure) -> None:
-    """The probe has failed for good: what happened stays unknown."""
-    text = f"an attempt of {path!r} may have taken effect, and its probe could not say: {why}"
-    _fail(draft, path, 0, replace(Failure.of("UnknownOutcome", text), cause=why), doubt=True)
 
 
 def _unwind(draft: Decision) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .patterns import NTH, body_path, numbered, pattern, step_path
 from .retry import SECOND, Retry
 from .workflow import Body, CompensateWhen, Definition, Handler, Kind, Migration, Step
 
@@ -68,13 +69,13 @@ class Node:
         self.retry = step.retry or defaults.retry
         self.timeout = self._timeout(step, defaults)
         self.on_unknown = step.on_unknown
-        self.bodies = {name: Sequence(body, defaults) for name, body in step.bodies.items()}
+        self.bodies = {name: Sequence(body, defaults, inside=True) for name, body in step.bodies.items()}
         self.compensate_when: CompensateWhen = step.compensate_when
         self.undoes: Node | None = None
         self.probes: Node | None = None
         self.undo = None if step.compensate is None else self._make_undo(step.compensate, defaults)
         self.probe = None if step.probe is None else self._make_probe(step.probe, defaults)
-        self.plain = not step.pivot  # its end concerns nothing but its frame
+        self.plain = not step.pivot  # its end concerns nothing but the top sequence
 
     @staticmethod
     def _timeout(step: Step, defaults: Defaults) -> int | None:
@@ -110,19 +111,32 @@ class Node:
 
 
 class Sequence:
-    """The nodes of a body, in order and by name."""
+    """The nodes of a body, in order and by name.
 
-    __slots__ = ("by_name", "nodes", "single")
+    `needs` is None for a sequence; where steps say `after=`, it holds for each node those that must have ended before it.
+    """
 
-    def __init__(self, body: Body, defaults: Defaults) -> None:
+    __slots__ = ("by_name", "needs", "nodes", "single")
+
+    def __init__(self, body: Body, defaults: Defaults, *, inside: bool = False) -> None:
         self.nodes = tuple(Node(step, index, defaults) for index, step in enumerate(body.steps))
+        for node in self.nodes:
+            node.plain = node.plain and not inside
         self.by_name = {node.name: node for node in self.nodes}
         self.single = body.single
+        graph = any(step.after is not None for step in body.steps)
+        self.needs = {node.name: frozenset(node.step.after or ()) for node in self.nodes} if graph else None
 
 
 def base_path(path: str) -> str:
     """The path of the step that this is about: itself, or the step that it undoes or probes."""
     return path.partition("!")[0] if "!" in path else path
+
+
+def split_number(part: str) -> tuple[str, str]:
+    """A part of a path, as its name and `[12]`, or '' where it has no number."""
+    name, bracket, rest = part.partition("[")
+    return name, bracket + rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +157,15 @@ class Port:
         self.ghosts: dict[str, Ghost] = {}
         self._walk(old.body, "", "", chain, defaults)
 
-    def _walk(self, body: Body, prefix: str, at: str, chain: tuple[Migration, ...], defaults: Defaults) -> None:
-        """`prefix` is what leads to this body's steps in the old version, `at` in the new one."""
+    def _walk(self, body: Body, old: str, new: str, chain: tuple[Migration, ...], defaults: Defaults) -> None:
+        """`old` and `new` are where this body stands in the two versions."""
         kept = gone = 0
+        self._learn(old, new)
         for step in body.steps:
-            path = f"{prefix}{step.name}"
-            name, lived = _translate(path, chain)
-            here = f"{at}{name.rpartition('/')[2]}"
-            if here != path:
-                self.rename[path] = here
+            path = step_path(body, old, step)
+            name, lived = (path, chain) if body.single else _translate(path, chain)
+            here = new if body.single else f"{new}/{name.rpartition('/')[2]}" if new else name
+            self._learn(path, here)
             if lived != chain:
                 last = _step_at(chain[len(lived)].old.body, name)
                 gone += 1
@@ -159,13 +173,22 @@ class Port:
             else:
                 kept, gone = kept + 1, 0
             for inner, branch in step.bodies.items():
-                way = "/" if branch.single else f"/{inner}/"
-                self._walk(branch, f"{path}{way}", f"{here}{way}", lived, defaults)
+                self._walk(branch, body_path(step, path, inner), body_path(step, here, inner), lived, defaults)
+
+    def _learn(self, old: str, new: str) -> None:
+        if old != new:
+            self.rename[old] = new
 
     def path(self, path: str) -> str:
         """The path under this version of what was written as this one."""
-        base = base_path(path)
-        return self.rename.get(base, base) + path[len(base) :]
+        return moved(self.rename, path)
+
+
+def moved(rename: dict[str, str], path: str) -> str:
+    """The path by its new name; `rename` maps patterns."""
+    base = base_path(path)
+    new = rename.get(pattern(base), "")
+    return numbered(new, base) + path[len(base) :] if new else path
 
 
 def _translate(path: str, chain: tuple[Migration, ...]) -> tuple[str, tuple[Migration, ...]]:
@@ -173,27 +196,32 @@ def _translate(path: str, chain: tuple[Migration, ...]) -> tuple[str, tuple[Migr
     for index, migration in enumerate(chain):
         if path in migration.drop:
             return path, chain[:index]
-        path = _renamed(path, dict(migration.rename))
+        path = renamed(path, dict(migration.rename))
     return path, chain
 
 
 def _step_at(body: Body, path: str) -> Step:
-    name, _, rest = path.partition("/")
-    step = next(step for step in body.steps if step.name == name)
-    if not rest:
-        return step
-    way, _, further = rest.partition("/")
-    inner = step.bodies[way]
-    return _step_at(inner, rest if inner.single else further)
+    """The step at this pattern of a path."""
+    found = {step_path(body, "", step): (body, step) for step in body.steps}
+    while path not in found:
+        found = {
+            step_path(branch, at, inner): (branch, inner)
+            for here, (_, step) in found.items()
+            for name, branch in step.bodies.items()
+            for at in (body_path(step, here, name),)
+            for inner in branch.steps
+        }
+    return found[path][1]
 
 
-def _renamed(path: str, names: dict[str, str]) -> str:
+def renamed(path: str, names: dict[str, str]) -> str:
     """The path with every step on the way to it under its new name."""
     new: list[str] = []
     way = ""
     for part in path.split("/"):
         way = f"{way}/{part}" if way else part
-        new.append(names.get(way, way).rpartition("/")[2])
+        step = way.removesuffix(NTH)
+        new.append(names.get(step, step).rpartition("/")[2] + way[len(step) :])
     return "/".join(new)
 
 

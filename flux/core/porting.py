@@ -10,16 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from .again import goes_on
-from .places import trail
-from .plan import Plan, Port, base_path
+from .inside import close_frame, make_due, stand_anew
+from .patterns import numbered, pattern
+from .plan import Plan, Port, base_path, moved
 from .records import Record, RunCreated, RunMigrated
-from .state import RunState, StepState
+from .state import OPEN, RunState, StepState
 from .status import StepStatus
 
 Rows = Iterable[tuple[int, Iterable[Record]]]
-
-_OPEN = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.SUSPENDED})
 
 
 def ported(plan: Plan, rows: Rows) -> Rows:
@@ -62,8 +60,7 @@ def _moved(record: Any, later: list[dict[str, str]]) -> Record:
     for name in {field.name for field in fields(record)} & {"path", "from_path"}:
         path = getattr(record, name)
         for renamed in later:
-            base = base_path(path)
-            path = renamed.get(base, base) + path[len(base) :]
+            path = moved(renamed, path)
         changed[name] = path
     return replace(record, **changed) if changed else record  # type: ignore[no-any-return]
 
@@ -75,10 +72,12 @@ def migrate(state: RunState, record: RunMigrated) -> None:
     state.assign(state, "shape", record.shape)
     if port is None:
         return
-    for old, new in port.rename.items():
-        name, generation = state.key_of(new)
-        if name == new and (new in state.steps or new in state.owed or new in state.past):
-            state.put(state.keys, new, (old, generation))
+    olds = {new: old for old, new in port.rename.items()}
+    for path in {**state.steps, **state.owed, **state.past} if olds else ():
+        old = olds.get(pattern(path))
+        name, generation = state.key_of(path)
+        if old is not None and name == path:
+            state.put(state.keys, path, (numbered(old, path), generation))
     if state.ended is None and state.unwinding is None and state.replay is None:  # what is undone or run again is so, gone or not
         _leave_ghosts(state, port)
 
@@ -87,19 +86,17 @@ def _leave_ghosts(state: RunState, port: Port) -> None:
     blocked = state.blocked
     stuck = None if blocked is None else _ghost_of(port, blocked.path)
     for st in [st for st in state.steps.values() if _ghost_of(port, st.path)]:
-        if st.status in _OPEN or st.path == stuck:
+        if st.status in OPEN or st.path == stuck:
             _leave(state, st)
     if blocked is not None and stuck:
         state.assign(state, "blocked", None)
         state.assign(state, "failing", None)
-        for level in trail(state.plan, stuck):
-            if level.owner:
-                goes_on(state.save(state.steps[level.owner]))
+        stand_anew(state)
 
 
 def _ghost_of(port: Port, path: str) -> str:
     """The dropped step that this path belongs to, '' for none."""
-    path = base_path(path)
+    path = pattern(base_path(path))
     while path and path not in port.ghosts:
         path = path.rpartition("/")[0]
     return path
@@ -111,16 +108,11 @@ def _leave(state: RunState, st: StepState) -> None:
     if path in state.calls:
         st.doubt = True
         state.drop(state.calls, path)
-    state.drop(state.parked, path)
-    for signal, paths in list(state.waits.items()):
-        if path in paths:
-            left = tuple(one for one in paths if one != path)
-            state.put(state.waits, signal, left) if left else state.drop(state.waits, signal)
+    frame = None if "!" in path else state.frame_of(path)
+    state.unpark(st)
     st.status = StepStatus.CANCELLED
     st.due_at = None
-    for prefix in [prefix for prefix, frame in state.frames.items() if frame.owner == path]:
-        state.drop(state.due, prefix)
-        state.drop(state.frames, prefix)
-    prefix = path.rpartition("/")[0]
-    if prefix in state.frames and "!" not in path:
-        state.put(state.due, prefix, state.frames[prefix])
+    for key in [key for key, frame in state.frames.items() if frame.owner == path]:
+        close_frame(state, key)
+    if frame is not None and frame.key in state.frames:
+        make_due(state, frame)

@@ -298,6 +298,7 @@ class StepInherited(Record):
     changes: Changes | None
     started_at: int | None
     ended_at: int | None
+    inside: int | str | None = None  # of a step with branches: which it took, or how many turns or items it had
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -308,6 +309,59 @@ class RunMigrated(Record):
     version: str
     shape: str
     renamed: dict[str, str] | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ParallelStarted(Record):
+    """The branches of this step have begun, all of them (S1.2)."""
+
+    path: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RouteTaken(Record):
+    """The selector has answered, once and for all: this step goes on in that branch (S1.2)."""
+
+    path: str
+    branch: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class TurnStarted(Record):
+    """The body of this loop begins its `turn`-th turn, from 1."""
+
+    path: str
+    turn: int
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ItemsListed(Record):
+    """What this step iterates over, once and for all: encoded items. The first of them begin."""
+
+    path: str
+    items: tuple[str, ...]
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ArmEnded(Record):
+    """The last step of the branch or item at `path` has ended."""
+
+    path: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ArmsStopped(Record):
+    """The outcome of the step at `path` is settled: nothing more starts in its branches, and what waits there is left."""
+
+    path: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ArmsJoined(Record):
+    """Enough branches of the step at `path` have completed; `changes` are what they changed in the data, merged (D22)."""
+
+    path: str
+    changes: Changes | None
 
 
 RECORDS: tuple[type[Record], ...] = (
@@ -343,4 +397,11 @@ RECORDS: tuple[type[Record], ...] = (
     RunForked,
     StepInherited,
     RunMigrated,
+    ParallelStarted,
+    RouteTaken,
+    TurnStarted,
+    ItemsListed,
+    ArmEnded,
+    ArmsStopped,
+    ArmsJoined,
 )

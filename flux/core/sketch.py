@@ -7,11 +7,36 @@ from dataclasses import replace
 from typing import Any
 
 from .evolve import fold
+from .patterns import frames_around
 from .plan import UNDO, Plan, base_path
 from .porting import translated
-from .records import Record, Reopened, RunCreated, SleepStarted, StepFailed, StepInherited, StepSkipped, StepStarted, WaitStarted
+from .records import (
+    ArmsJoined,
+    BranchEnded,
+    ItemsListed,
+    ParallelStarted,
+    Record,
+    Reopened,
+    RouteTaken,
+    RunCreated,
+    SignalReceived,
+    SleepEnded,
+    SleepStarted,
+    StepCompleted,
+    StepFailed,
+    StepInherited,
+    StepProbed,
+    StepResolved,
+    StepSkipped,
+    StepStarted,
+    TurnStarted,
+    WaitExpired,
+    WaitStarted,
+)
 from .state import RunState
 from .workflow import Body, Definition, Kind, Step
+
+_Found = dict[str, Step]  # by path, with `[]` for the number of any turn or item
 
 
 def _never(ctx: Any) -> Any:
@@ -28,66 +53,138 @@ def drawn(rows: Iterable[tuple[int, Iterable[Record]]]) -> RunState:
 def sketch(records: Iterable[Record]) -> Definition:
     """A workflow of the shape that these records describe: names, kinds and order of the steps that were reached."""
     name, version = "unknown", "1"
-    found: dict[str, Step] = {}
+    found: _Found = {}
+    beside = _Beside()
     replaying = False
     for record in records:
         if isinstance(record, RunCreated):
             name, version = record.workflow, record.version
-        elif isinstance(record, Reopened):
+            continue
+        if isinstance(record, Reopened):
             replaying = record.cause == "replay"
-        elif isinstance(record, _TELLING):
-            _draw(found, record, replaying)
-    return Definition(name, version, _body(found, ""))
+        _learn(found, record, replaying)
+        beside.take(record)
+    return Definition(name, version, _body(_in_graphs(found, beside.graphs), ""))
 
 
-_SURE = (StepStarted, WaitStarted, SleepStarted)  # they tell the kind of a step, the others let it be guessed
-_TELLING = (*_SURE, StepSkipped, StepFailed, StepInherited)
+class _Beside:
+    """Finds the bodies that are graphs: a step began there while another had not ended."""
+
+    def __init__(self) -> None:
+        self.graphs: set[str] = set()
+        self._open: dict[str, set[str]] = {}
+
+    def take(self, record: Record) -> None:
+        """One more record."""
+        path = getattr(record, "path", "")
+        if isinstance(record, Reopened | StepResolved):
+            self._open.clear()
+        elif path and "!" not in path:
+            key = next(frames_around(path))
+            under_way = self._open.setdefault(key, set())
+            if type(record) in _KINDS and under_way - {path}:
+                self.graphs.add(_unnumbered(key))
+            if isinstance(record, StepInherited) or (isinstance(record, _ENDS) and getattr(record, "result", "") is not None):
+                under_way.discard(path)
+            elif type(record) in _KINDS:
+                under_way.add(path)
 
 
-def _draw(found: dict[str, Step], record: Any, replaying: bool) -> None:
-    path = record.path
+_ENDS = (
+    StepCompleted, StepSkipped, StepFailed, SignalReceived, WaitExpired, SleepEnded, BranchEnded, ArmsJoined, StepProbed, StepInherited,
+)  # fmt: skip
+
+
+def _in_graphs(found: _Found, graphs: set[str]) -> _Found:
+    """The steps of these bodies begin in whatever order they did."""
+    return {path: replace(step, after=()) if _parent(found, path) in graphs else step for path, step in found.items()} if graphs else found
+
+
+def _learn(found: _Found, record: Any, replaying: bool) -> None:
+    path = _unnumbered(getattr(record, "path", ""))
+    kind = _KINDS.get(type(record))
+    if not path or kind is None:
+        return
     base = base_path(path)
+    known = found.get(base)
     if path != base:
-        if base in found:  # else it was begun under another name, before a migration
-            step = found[base]
-            found[base] = replace(step, compensate=_never) if path.endswith(UNDO) else replace(step, probe=_never)
-    elif path not in found or isinstance(record, _SURE):
-        kind = Kind.COMMIT if replaying and isinstance(record, StepStarted) else _kind(record)
-        found[path] = _step(path.rpartition("/")[2], kind, found.get(path))
+        if known is not None:  # else it was begun under another name, before a migration
+            found[base] = replace(known, compensate=_never) if path.endswith(UNDO) else replace(known, probe=_never)
+    elif known is None or isinstance(record, _SURE):
+        kind = Kind.COMMIT if replaying and isinstance(record, StepStarted) else _inherited(record) or kind
+        found[path] = _step(path.rpartition("/")[2].removesuffix("[]"), kind, known)
 
 
-def _kind(record: Record) -> Kind:
-    if isinstance(record, WaitStarted):
-        return Kind.WAIT
-    if isinstance(record, SleepStarted):
-        return Kind.SLEEP
-    if isinstance(record, StepInherited) and not record.attempt and not record.skipped:
+def _inherited(record: Record) -> Kind | None:
+    """What a step that a fork has inherited may have been."""
+    if not isinstance(record, StepInherited) or record.attempt or record.skipped:
+        return None
+    if record.inside is None:
         return Kind.SLEEP if record.signal is None else Kind.WAIT
-    return Kind.STEP
+    if isinstance(record.inside, str):
+        return Kind.ROUTE if record.signal is None else Kind.WAIT
+    return Kind.FOR_EACH
 
 
-def _step(name: str, kind: Kind, before: Step | None) -> Step:
-    """Such a step; what is called on its behalf is as it was `before`."""
-    undo, probe = (None, None) if before is None else (before.compensate, before.probe)
-    if kind is Kind.WAIT:
-        return Step(name, kind, signal=name, compensate=undo, probe=probe)
-    if kind is Kind.SLEEP:
-        return Step(name, kind, duration=0, compensate=undo, probe=probe)
-    kind = Kind.COMMIT if before is not None and before.kind is Kind.COMMIT else kind
-    return Step(name, kind, handler=_never, compensate=undo, probe=probe)
+# These tell the kind of a step, the others let it be guessed.
+_SURE = (StepStarted, WaitStarted, SleepStarted, ParallelStarted, RouteTaken, TurnStarted, ItemsListed)
+
+_KINDS: dict[type[Record], Kind] = {
+    StepStarted: Kind.STEP,
+    StepSkipped: Kind.STEP,
+    StepFailed: Kind.STEP,
+    StepInherited: Kind.STEP,
+    WaitStarted: Kind.WAIT,
+    SleepStarted: Kind.SLEEP,
+    ParallelStarted: Kind.PARALLEL,
+    RouteTaken: Kind.ROUTE,
+    TurnStarted: Kind.LOOP,
+    ItemsListed: Kind.FOR_EACH,
+    BranchEnded: Kind.LOOP,  # where nothing else is known of the step, it had no turn
+}
 
 
-def _body(found: dict[str, Step], prefix: str) -> Body:
-    steps: list[Step] = []
-    for path, step in found.items():
-        parent, _, _name = path.rpartition("/")
-        if parent == prefix:
-            steps.append(_with_branch(found, path, step))
-    return Body(tuple(steps))
+def _unnumbered(path: str) -> str:
+    """The path with `[]` for each `[12]`."""
+    head, *rest = path.split("[")
+    return "[".join([head, *["]" + one.partition("]")[2] for one in rest]])
 
 
-def _with_branch(found: dict[str, Step], path: str, step: Step) -> Step:
-    if f"{path}/on_timeout" in found:
-        return replace(step, on_timeout=replace(_body(found, path), single=True))
-    inner = _body(found, f"{path}/on_timeout")
+def _step(name: str, kind: Kind, known: Step | None) -> Step:
+    """Such a step; what is called on its behalf is as it was known."""
+    undo, probe = (None, None) if known is None else (known.compensate, known.probe)
+    if known is not None and known.kind is Kind.COMMIT:
+        kind = Kind.COMMIT
+    called = _never if kind in (Kind.STEP, Kind.COMMIT) else None
+    signal = name if kind is Kind.WAIT else None
+    duration = 0 if kind is Kind.SLEEP else None
+    return Step(name, kind, handler=called, signal=signal, duration=duration, compensate=undo, probe=probe)
+
+
+def _body(found: _Found, prefix: str) -> Body:
+    """The steps that stand right under this prefix, each with what is inside it."""
+    return Body(tuple([_with_inside(found, path, step) for path, step in found.items() if _parent(found, path) == prefix]))
+
+
+def _parent(found: _Found, path: str) -> str | None:
+    """The frame in which this step stands; None for the one step of a single body, which is its own frame."""
+    above, _, name = path.rpartition("/")
+    if name.endswith("[]") or (above in found and not above.endswith("[]")):
+        return None
+    return above
+
+
+def _with_inside(found: _Found, path: str, step: Step) -> Step:
+    if step.kind in (Kind.LOOP, Kind.FOR_EACH):
+        return replace(step, body=_arm(found, f"{path}[]"))
+    if step.kind in (Kind.PARALLEL, Kind.ROUTE):
+        names = dict.fromkeys(one[len(path) + 1 :].partition("/")[0].partition("[")[0] for one in found if one.startswith(f"{path}/"))
+        return replace(step, branches=tuple([(name, _arm(found, f"{path}/{name}")) for name in names]))
+    inner = _arm(found, f"{path}/on_timeout")
     return replace(step, on_timeout=inner) if inner.steps else step
+
+
+def _arm(found: _Found, key: str) -> Body:
+    if key in found:
+        return Body((_with_inside(found, key, found[key]),), single=True)
+    return _body(found, key)

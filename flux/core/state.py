@@ -7,10 +7,12 @@ updated in place by its one owner. While a decision is being prepared, every cha
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from .commands import Changes, Posting
 from .failure import Failure
+from .patterns import frames_around
 from .plan import UNDO, Node, Plan, Sequence, base_path
 from .records import CancelRequested, Reopened, RunBlocked, RunForked, StepResolved, UnwindStarted
 from .status import RunStatus, StepStatus
@@ -18,6 +20,9 @@ from .status import RunStatus, StepStatus
 ABSENT: Any = object()
 RAN: Any = object()  # in the log: the step was running before
 STEPPED: Any = object()  # in the log: one step completed and the next was started, in one go
+
+
+OPEN = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.SUSPENDED})
 
 
 class StepState:
@@ -40,6 +45,7 @@ class StepState:
     alone = False  # this attempt runs alone in its worker (D11)
     guilty = 0  # attempts lost while alone: what `crash_limit` counts
     owed = False  # an effect of an earlier generation is not undone yet
+    inside: Inside | None = None  # of a step with branches, once they have begun
     inherited = False  # done by the origin of this fork: its obligations are not ours (D5)
 
     def __init__(self, path: str, node: Node) -> None:
@@ -51,7 +57,7 @@ class StepState:
         return (
             self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.changes, self.failure,
             self.signal, self.default, self.due_at, self.started_at, self.ended_at, self.alone, self.guilty, self.owed,
-            self.inherited,
+            self.inherited, self.inside,
         )  # fmt: skip
 
     def restore(self, saved: tuple[Any, ...]) -> None:
@@ -59,7 +65,7 @@ class StepState:
         (
             self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.changes, self.failure,
             self.signal, self.default, self.due_at, self.started_at, self.ended_at, self.alone, self.guilty, self.owed,
-            self.inherited,
+            self.inherited, self.inside,
         ) = saved  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
@@ -71,20 +77,52 @@ class StepState:
         return f"<StepState {self.path} {self.status.value}>"
 
 
+@dataclass(slots=True)
+class Scope:
+    """What a branch that has others beside it sees of the data: what stood there at the fork, and its own changes (D22)."""
+
+    outer: Scope | None
+    changes: Changes = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Inside:
+    """What the branches of a step have come to."""
+
+    choice: str = ""  # the branch of a route, or of a wait whose time is out
+    turn: int = 0  # of a loop
+    items: tuple[str, ...] = ()  # of a for_each, encoded
+    waiting: tuple[str, ...] = ()  # keys of the branches that begin, or began, one after another
+    begun: int = 0  # how many of those have
+    done: dict[str, Scope] = field(default_factory=dict)  # by key, as they completed
+    failed: dict[str, str] = field(default_factory=dict)  # key -> path of the step that failed
+    stopping: bool = False  # the outcome is settled; what still runs is waited for
+
+
 class Frame:
-    """A sequence of steps being worked through: the workflow's own (prefix ''), or a branch inside a step."""
+    """A sequence of steps being worked through: the workflow's own (key ''), or a branch inside the step `owner`.
 
-    __slots__ = ("cursor", "owner", "prefix", "steps")
+    The key is a path: of the branch, the turn (`poll[3]`), the item; a body of one handler has it for its step too.
+    """
 
-    def __init__(self, prefix: str, owner: str, steps: Sequence) -> None:
-        self.prefix = prefix
+    __slots__ = ("cursor", "key", "owner", "scope", "steps")
+
+    def __init__(self, key: str, owner: str, steps: Sequence, scope: Scope | None = None) -> None:
+        self.key = key
         self.owner = owner
         self.steps = steps
+        self.scope = scope
         self.cursor = 0  # index of the step that the frame stands at
 
+    def path_of(self, node: Node) -> str:
+        """The path of this step of the frame."""
+        if self.steps.single:
+            return self.key
+        return f"{self.key}/{node.name}" if self.key else node.name
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Frame) and (self.prefix, self.owner, self.cursor) == (
-            other.prefix, other.owner, other.cursor,
+        return isinstance(other, Frame) and (self.key, self.owner, self.cursor, self.scope) == (
+            other.key, other.owner, other.cursor, other.scope,
         )  # fmt: skip
 
     __hash__ = None  # type: ignore[assignment]
@@ -138,6 +176,8 @@ class RunState:
         self.parked: dict[str, StepState] = {}  # waits, sleeps and retry delays
         self.waits: dict[str, tuple[str, ...]] = {}  # signal name -> paths, earliest first (D24)
         self.inbox: dict[str, tuple[Posting, ...]] = {}  # the storage's part: signals accepted and not yet taken
+        self.children: dict[str, str] = {}  # path -> id of the child that it waits for
+        self.stopping: dict[str, StepState] = {}  # path -> a step with branches of which everything under that path is stopped
         self.log: list[tuple[Any, Any, Any]] = []  # how to take back what is being decided
 
     # --- what is asked of it
@@ -217,13 +257,73 @@ class RunState:
         self.log.append((target, name, getattr(target, name)))
         setattr(target, name, value)
 
-    def change(self, changes: Changes | None) -> None:
-        """Change the data, undoable."""
+    def change(self, changes: Changes | None, scope: Scope | None = None) -> None:
+        """Change the data, or a branch's view of it, undoable."""
         for key, value in (changes or {}).items():
-            if value is None:
+            if scope is not None:
+                self.put(scope.changes, key, value)
+            elif value is None:
                 self.drop(self.data, key)
             else:
                 self.put(self.data, key, value)
+
+    def frame_of(self, path: str) -> Frame | None:
+        """The frame in which the step at `path` stands; None when that is over."""
+        if "/" not in path and "[" not in path:
+            return self.frames.get("")
+        frame = self.frames.get(path)
+        return frame if frame is not None or path.endswith("]") else self.frames.get(path.rpartition("/")[0])
+
+    def data_at(self, path: str) -> dict[str, str]:
+        """The data as the step at `path` sees it; not to be changed, and not changing while the step runs."""
+        if "!" in path or self.replay is not None:
+            return self.data
+        frame = self.frame_of(path) or self._frame_around(path)
+        if frame.scope is not None:
+            return self._seen(frame.scope)
+        return dict(self.data) if self._in_graph(frame) else self.data
+
+    def _frame_around(self, path: str) -> Frame:
+        """The innermost frame that is open around this path: a loop's test is asked before the turn."""
+        return next(self.frames[key] for key in frames_around(path) if key in self.frames)
+
+    def _in_graph(self, frame: Frame) -> bool:
+        """Whether other steps may change the same data meanwhile."""
+        at: Frame | None = frame
+        while at is not None and at.steps.needs is None and at.owner:
+            at = self.frame_of(at.owner)
+        return at is not None and at.steps.needs is not None
+
+    def _seen(self, scope: Scope) -> dict[str, str]:
+        seen = dict(self.data if scope.outer is None else self._seen(scope.outer))
+        for key, value in scope.changes.items():
+            if value is None:
+                seen.pop(key, None)
+            else:
+                seen[key] = value
+        return seen
+
+    def leave(self, path: str, at: int) -> None:
+        """The step at `path` is given up: it waits for nothing any more."""
+        st = self.save(self.steps[path])
+        self.unpark(st)
+        st.status = StepStatus.CANCELLED
+        st.due_at = None
+        st.ended_at = at
+
+    def unpark(self, st: StepState) -> None:
+        """The step waits for nothing any more."""
+        self.drop(self.parked, st.path)
+        if st.signal is not None and st.path in self.waits.get(st.signal, ()):
+            left = tuple(path for path in self.waits[st.signal] if path != st.path)
+            if left:
+                self.put(self.waits, st.signal, left)
+            else:
+                self.drop(self.waits, st.signal)
+
+    def is_stopped(self, path: str) -> bool:
+        """Whether the step at `path` is in a branch that nobody waits for any more."""
+        return any(path.startswith((f"{owner}/", f"{owner}[")) for owner in self.stopping)
 
     def save(self, st: StepState) -> StepState:
         """This step is about to change: let it be undoable."""
@@ -299,7 +399,8 @@ class RunState:
         """Everything that the journal determines, comparable: two folds of one journal have equal facts (I8)."""
         return (
             self.status, self.workflow, self.version, self.shape, self.input, self.data, self.steps, self.frames,
-            sorted(self.due), sorted(self.calls), sorted(self.parked), self.waits, self.cancel, self.failing,
+            sorted(self.due), sorted(self.calls), sorted(self.parked), sorted(self.stopping), self.children,
+            self.waits, self.cancel, self.failing,
             self.unwinding, self.undo, self.undo_at, self.blocked, self.ended, self.deadline_at, self.wake_at,
             self.created_at, self.updated_at, self.ended_at, self.generation, self.pivot, self.replay, self.replay_at,
             self.forked, self.reopenings, self.resolutions, self.misfits, self.first, self.past, self.owed, self.keys,

@@ -13,6 +13,7 @@ Handler: TypeAlias = Callable[[Any], Any]
 CompensateWhen: TypeAlias = Literal["in_doubt", "completed", "started"]
 OnUnknown: TypeAlias = Literal["retry", "fail", "compensate"]
 OnCompensationFailure: TypeAlias = Literal["continue", "block"]
+OnBranchFailure: TypeAlias = Literal["cancel", "finish"]
 
 
 class Kind(str, Enum):
@@ -22,6 +23,10 @@ class Kind(str, Enum):
     COMMIT = "commit"
     WAIT = "wait"
     SLEEP = "sleep"
+    PARALLEL = "parallel"
+    ROUTE = "route"
+    LOOP = "loop"
+    FOR_EACH = "for_each"
 
     def __str__(self) -> str:
         return str(self.value)
@@ -77,11 +82,29 @@ class Step:
     duration: int | None = None
     until: int | None = None
     compute: Handler | None = None
+    # parallel and route: named branches, a route's fallback under "default"
+    branches: tuple[tuple[str, Body], ...] = ()
+    join: Literal["all", "any"] | int = "all"  # how many branches of a parallel have to complete
+    on_failure: OnBranchFailure = "cancel"  # what the others do when a branch, or an item, has failed
+    merge: Callable[[str, list[Any]], Any] | None = None  # (key, the values by branch) -> the value, where branches changed one key
+    selector: Handler | None = None  # of a route: answers with a branch's name
+    # loop and for_each
+    body: Body | None = None
+    go_on: Handler | None = None  # asked before a turn: `while_`
+    stop: Handler | None = None  # asked after a turn: `until`
+    at_most: int | None = None  # turns
+    items: Handler | None = None  # answers with what to iterate over
+    concurrency: int | None = None  # items at once, None for all
+    at_least: int | None = None  # items that have to complete, None for all
+    # in a graph rather than a sequence
+    after: tuple[str, ...] | None = None  # names of the steps beside it that must have ended before
 
     @property
     def bodies(self) -> dict[str, Body]:
-        """The bodies inside this step, by name."""
-        return {} if self.on_timeout is None else {"on_timeout": self.on_timeout}
+        """The bodies inside this step, by name; that of a loop or a for_each is called `body`."""
+        if self.on_timeout is not None:
+            return {"on_timeout": self.on_timeout}
+        return {"body": self.body} if self.body is not None else dict(self.branches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +139,18 @@ class Definition:
 def shape(body: Body) -> str:
     """The shape of a body as text: names, kinds and order, nothing else (S13.2)."""
     return ";".join(
-        f"{step.kind.value} {step.name}" + "".join(f"{{{name}:{shape(inner)}}}" for name, inner in step.bodies.items())
+        f"{step.kind.value} {step.name}{_needs(step)}" + "".join(f"{{{name}:{_inner(inner)}}}" for name, inner in step.bodies.items())
         for step in body.steps
     )
+
+
+def _inner(body: Body) -> str:
+    """A body of one handler has other paths than a branch of one step."""
+    return f"!{shape(body)}" if body.single else shape(body)
+
+
+def _needs(step: Step) -> str:
+    return "" if step.after is None else f"({','.join(sorted(step.after))})"
 
 
 def declared_signals(body: Body) -> frozenset[str]:

@@ -13,8 +13,9 @@ from typing import Any
 
 from ..codec import Codec, digest
 from ..core.commands import Advance, Command, Released
+from ..core.decision import Moment
 from ..core.evolve import fold
-from ..core.machine import Moment, create
+from ..core.machine import create
 from ..core.records import Record, RunCreated, RunForked
 from ..core.sketch import drawn
 from ..core.state import RunState

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..codec import Undecodable
 from ..context import Context
-from ..core.commands import Advance, Arrived, Block, Command, Posting, Postpone, Released, Tick
-from ..core.machine import Moment, decide
+from ..core.commands import Advance, Arrived, Block, Command, CutCause, Posting, Postpone, Released, Tick
+from ..core.decision import Moment
+from ..core.machine import decide
 from ..core.plan import Node, base_path
 from ..core.records import Record, RunBlocked
 from ..core.retry import SUSPECT
@@ -40,7 +41,7 @@ class Driver:
     """
 
     __slots__ = (
-        "_attempt", "_followers", "_moment", "_rest", "_woken", "bound", "epoch", "error", "held", "host", "lease",
+        "_attempts", "_flying", "_followers", "_landed", "_moment", "_rest", "_woken", "bound", "epoch", "error", "held", "host", "lease",
         "lost", "migrating", "progress", "ref", "run_id", "state", "stay",
     )  # fmt: skip
 
@@ -59,7 +60,9 @@ class Driver:
         self.error: BaseException | None = None
         self.progress: dict[str, Progress] = {}
         self._followers: list[asyncio.Future[None]] | None = []  # None: it has let go
-        self._attempt: Attempt | None = None  # the one that has suspended, and can be cut
+        self._attempts: dict[str, Attempt] = {}  # those that have suspended, and can be cut
+        self._flying: dict[str, asyncio.Task[None]] = {}  # attempts beside one another, each in a task of its own
+        self._landed: list[tuple[Command, ...] | BaseException] = []  # what came of them
         self._rest: asyncio.Future[None] | None = None
         self._woken = False
         self._moment = Moment(0, host.draw, self._ask, read_cancel, quiet=self._quiet)
@@ -90,18 +93,16 @@ class Driver:
             self._rest.set_result(None)
 
     def interrupt(self, compensate: bool = True) -> None:
-        """An interrupting cancel has been accepted: stop a handler that may be stopped (S11.1). Past the point of no return a cancel
+        """An interrupting cancel has been accepted: stop the handlers that may be stopped (S11.1). Past the point of no return a cancel
         that would compensate is going to be refused: it stops nothing (D10)."""
-        attempt = self._attempt
-        refused = compensate and self.state.pivot is not None
-        if attempt is not None and not attempt.node.sheltered and not refused:
-            attempt.cut("cancelled")
+        if not compensate or self.state.pivot is None:
+            self._cut("cancelled")
         self.poke()
 
     def abandon(self) -> None:
         """The grace period is over: stop the handler, whose step is then in doubt (D10)."""
-        if self._attempt is not None:
-            self._attempt.cut("shutdown")
+        for attempt in list(self._attempts.values()):
+            attempt.cut("shutdown")
 
     def lose(self) -> None:
         """The lease is lost: whatever runs here must not go on."""
@@ -112,9 +113,11 @@ class Driver:
 
     def suspended_in(self, attempt: Attempt) -> None:
         """A handler has suspended: from here on it can be cut."""
-        self._attempt = attempt
+        self._attempts[attempt.st.path] = attempt
         if not self.held or self.host.abandoning:
             attempt.cut("shutdown")
+        elif self.state.is_stopped(attempt.st.path) and not attempt.node.sheltered:
+            attempt.cut("stopped")
         elif self._woken and self.run_id in self.host.interrupting:
             self.interrupt()
 
@@ -145,7 +148,7 @@ class Driver:
     async def look(self) -> None:
         """Ask for postings while a handler runs: an interrupting cancel must not wait for it (D13)."""
         state = self.state
-        if self._attempt is None:
+        if not self._attempts or self._flying:
             return self.poke()
         self._woken = True
         reply = await self.host.storage.commit(self._commit_of((), (), self.host.now(), False))
@@ -161,19 +164,7 @@ class Driver:
         try:
             if first:
                 await self._advance(first)
-            calls = self.state.calls
-            for turn in count(1):
-                if not self.held:
-                    break
-                if calls:
-                    if not turn % FAIR:
-                        await asyncio.sleep(0)
-                    if self.host.clock.monotonic() >= self.lease.deadline:
-                        await self._hold_on()
-                    command = self._enter(next(iter(calls.values())))
-                    await self._advance(await self._go_on(command) if isinstance(command, Entered) else (command,))
-                elif not await self._wait():
-                    break
+            await self._loop()
         except (LeaseLost, RunNotFound) as error:
             self.held = False
             self.lost = True
@@ -181,6 +172,26 @@ class Driver:
             # If nobody has noticed, a later renewal must not keep a run that nobody moves (I15).
             if isinstance(error, LeaseLost):
                 self.host.retire(self.lease)
+        finally:
+            for task in list(self._flying.values()):
+                task.cancel()
+
+    async def _loop(self) -> None:
+        calls = self.state.calls
+        for turn in count(1):
+            if not self.held:
+                return
+            if calls and self.host.clock.monotonic() >= self.lease.deadline:
+                await self._hold_on()
+            if len(calls) > 1 or (calls and (self._flying or self._landed or self.state.parked or self.state.stopping)):
+                await self._side_by_side()
+            elif calls:
+                if not turn % FAIR:
+                    await asyncio.sleep(0)
+                command = self._enter(next(iter(calls.values())))
+                await self._advance(await self._go_on(command) if isinstance(command, Entered) else (command,))
+            elif not await self._wait():
+                return
 
     async def _hold_on(self) -> None:
         """The lease has run out, by our clock; go on only if nobody has noticed. Raises LeaseLost."""
@@ -209,6 +220,70 @@ class Driver:
             return Entered(Attempt(self, st, context), None, error)
         return Entered(Attempt(self, st, context), call, waits_for)
 
+    async def _side_by_side(self) -> None:
+        """Attempts of several branches, waits and timers beside them: go on with whatever comes first."""
+        if not self._landed:  # what has landed stands in `calls` until it is recorded
+            for st in self.state.calls.values():
+                if st.path not in self._flying:
+                    self._take_off(st)
+            if not self._woken and not self._landed:
+                await self._rest_for(self._next_timer())
+        landed, self._landed = self._landed, []
+        for outcome in landed:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        outcomes = [command for outcome in landed if not isinstance(outcome, BaseException) for command in outcome]
+        await self._advance((*outcomes, Tick()), sync=self._woken)
+        self._cut_side_by_side()
+
+    def _take_off(self, st: StepState) -> None:
+        """Call the handler, unless what has been recorded since makes it useless: then nothing is in doubt (D7)."""
+        if self._useless(st):
+            self._landed.append((Released(st.path, st.attempt),))
+        else:
+            self._flying[st.path] = self.host.spawn(self._fly(st))
+
+    def _useless(self, st: StepState) -> bool:
+        state = self.state
+        interrupted = state.cancel is not None and state.cancel.interrupt and state.unwinding is None
+        return interrupted or state.is_stopped(st.path)
+
+    async def _fly(self, st: StepState) -> None:
+        """One attempt in a task of its own: what its handler enters and leaves (a timeout, a task group) belongs to one task."""
+        try:
+            command = self._enter(st)
+            outcome = await self._go_on(command) if isinstance(command, Entered) else (command,)
+            self._landed.append(outcome)
+        except Exception as error:
+            self._landed.append(error)
+        finally:
+            self._flying.pop(st.path, None)
+            self.poke_timer()
+
+    def _next_timer(self) -> int | None:
+        """The next instant at which something beside the attempts is due; what may not start now waits for another occasion."""
+        host, state = self.host, self.state
+        halted = host.draining or host.isolation.closed_to(self)
+        times = [st.due_at for st in state.parked.values() if st.due_at is not None and st.lost < SUSPECT]
+        if halted:
+            times = [time for time in times if time > host.now()]
+        if state.deadline_at is not None and state.unwinding is None and state.deadline_at > host.now():
+            times.append(state.deadline_at)
+        return min(times, default=None)
+
+    def _cut_side_by_side(self) -> None:
+        """Stop what an interrupting cancel, or the end of a branch's siblings, wants stopped."""
+        state = self.state
+        if state.cancel is not None and state.cancel.interrupt:
+            self._cut("cancelled")
+        elif state.stopping:
+            self._cut("stopped")
+
+    def _cut(self, cause: CutCause) -> None:
+        for attempt in list(self._attempts.values()):
+            if not attempt.node.sheltered and (cause == "cancelled" or self.state.is_stopped(attempt.st.path)):
+                attempt.cut(cause)
+
     async def _go_on(self, entered: Entered) -> tuple[Command, ...]:
         attempt = entered.attempt
         try:
@@ -226,7 +301,7 @@ class Driver:
             text = f"the handler of {path!r} overran its timeout and its thread has not returned for {self.host.abandon_after:g} s"
             return attempt.stopped(), Block("HandlerStuck", text, attempt.st.path)
         finally:
-            self._attempt = None
+            self._attempts.pop(attempt.st.path, None)
 
     async def _wait(self) -> bool:
         """Rest, holding the run, until its timer is due or something comes; False when the run was given back."""
@@ -409,8 +484,8 @@ class Driver:
     def _quiet(self) -> bool:
         return len(self.host.drivers) == 1  # one that rests now may start beside it
 
-    def _ask(self, node: Node, path: str, question: Any) -> Any:
-        return ask(self.bound, self.run_id, self.state, node, path, question)
+    def _ask(self, node: Node, path: str, question: Any, about: Any = None) -> Any:
+        return ask(self.bound, self.run_id, self.state, node, path, question, about)
 
 
 def _with(arrived: tuple[Posting, ...], commands: tuple[Command, ...]) -> tuple[Command, ...]:

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from ..clock import Clock
 from ..codec import Codec
 from ..core.commands import Advance, Arrived, Command, Lost, Migrate, Tick, Unblock
+from ..core.decision import Moment
 from ..core.evolve import fold
-from ..core.machine import Moment, decide
+from ..core.machine import decide
 from ..core.records import Record, RunBlocked
 from ..core.sketch import drawn
 from ..core.state import RunState

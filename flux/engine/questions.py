@@ -20,15 +20,51 @@ if TYPE_CHECKING:
     from .registry import Bound
 
 
-def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, question: str) -> Any:
-    """Evaluate a step's `when` (a bool) or a computed sleep (microseconds UTC); a Failure when it raised (S6.2)."""
-    context: Context[Any, Any] = Context(bound.source, run_id, state, path, node.name, 0)
+def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, question: str, about: Any = None) -> Any:
+    """Evaluate a step's `when` or a loop's test (a bool), a computed sleep (microseconds UTC), a route's selector, a for_each's items
+    (encoded), or a merge of the conflicts it is asked `about` (encoded, by key); a Failure when it raised (S6.2)."""
+    step = node.step
     try:
-        if question == "when":
-            return bool(_plain(node.when(context), path))  # type: ignore[misc]
-        return to_instant(_plain(node.step.compute(context), path), state.updated_at)  # type: ignore[misc]
+        if question == "merge":
+            return _merge(bound, step.merge, path, about)
+        inside = f"{path}/{question}" if path.endswith("]") else path  # a loop's test sees its turn
+        context: Context[Any, Any] = Context(bound.source, run_id, state, inside, node.name, 0)
+        if question in ("stop", "go_on"):
+            _show_last_turn(context, path, question)
+        asked = {
+            "when": node.when,
+            "until": step.compute,
+            "route": step.selector,
+            "items": step.items,
+            "stop": step.stop,
+            "go_on": step.go_on,
+        }
+        answer = _plain(asked[question](context), path)  # type: ignore[misc]
+        if question == "until":
+            return to_instant(answer, state.updated_at)
+        if question == "items":
+            return [bound.codec.encode(item, f"{path}[{number}]") for number, item in enumerate(answer, start=1)]
+        return answer if question == "route" else bool(answer)
     except Exception as error:
         return capture(error, bound.codec)
+
+
+def _show_last_turn(context: Context[Any, Any], key: str, question: str) -> None:
+    """`until` is asked after its turn, `while_` before."""
+    loop, _, number = key.removesuffix("]").rpartition("[")
+    last = int(number) - (question == "go_on")
+    if last:
+        context.show_turn(f"{loop}[{last}]")
+
+
+def _merge(bound: Bound, merge: Any, path: str, conflicts: dict[str, list[str | None]]) -> dict[str, str | None]:
+    """What each key comes to; a branch that deleted it counts as None."""
+    codec = bound.codec
+    found: dict[str, str | None] = {}
+    for key, texts in conflicts.items():
+        values = [None if text is None else codec.decode(text) for text in texts]
+        found[key] = codec.encode(_plain(merge(key, values), path), f"{path}: data[{key!r}]")
+    return found
 
 
 def _plain(answer: Any, path: str) -> Any:

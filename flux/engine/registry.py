@@ -186,6 +186,8 @@ def _with_default_texts(body: Body, codec: Codec) -> Body:
             step,
             default_text=None if step.default is MISSING else codec.encode(step.default, f"default of {step.name!r}"),
             on_timeout=None if step.on_timeout is None else _with_default_texts(step.on_timeout, codec),
+            branches=tuple([(name, _with_default_texts(inner, codec)) for name, inner in step.branches]),
+            body=None if step.body is None else _with_default_texts(step.body, codec),
         )
         for step in body.steps
     ]

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from flux.core.again import inherited
-from flux.core.commands import Arrived, Migrate, Posting, Returned
+from flux.core.commands import Arrived, Cut, Migrate, Posting, Raised, Reopen, Returned, Tick
+from flux.core.failure import Failure
 from flux.core.plan import Defaults, Plan
 from flux.core.records import RunForked
 from flux.core.retry import SECOND, Retry
 from flux.core.state import RunState
-from flux.core.workflow import Body, Definition, Migration
+from flux.core.workflow import Body, Definition, Kind, Migration, Step
 from flux.journal import FORMAT, encode_row, pack_failure
 
 from .test_machine import Talk
@@ -171,16 +172,57 @@ def moved() -> Talk:
     return fork
 
 
+ONE = Body((step("one"),), single=True)
+COMPOSED = Definition(
+    "composed",
+    body=Body(
+        (
+            Step(
+                "p",
+                Kind.PARALLEL,
+                branches=(("a", Body((step("x"), step("y")))), ("b", Body((wait("go"),))), ("c", ONE), ("d", ONE)),
+                join=2,
+            ),
+            Step("r", Kind.ROUTE, branches=(("a", ONE), ("b", Body((step("x"),)))), selector=Answer("b")),
+            Step("l", Kind.LOOP, body=Body((step("x"),)), at_most=2),
+            Step("f", Kind.FOR_EACH, body=Body((step("x"), sleep("nap", duration=SECOND))), items=Answer(('"one"', "2")), concurrency=1),
+            Step(
+                "g", Kind.PARALLEL, branches=(("a", Body((step("x", after=()), step("y", after=()), step("z", after=("x",))))), ("b", ONE))
+            ),
+        )
+    ),
+)
+
+
+def composed() -> Talk:
+    """Every kind of step with branches; the last fails, and is retried."""
+    run = Talk(*COMPOSED.steps)
+    run.tell(Returned("p/a/x", 1, "1", {"k": "1", "l": "2"}))
+    run.tell(Returned("p/a/y", 1, "2", {"k": None}), Returned("p/c", 1, "3"))
+    run.tell(Cut("p/d", 1, "stopped"))
+    for path in ("r/b/x", "l[1]/x", "l[2]/x", "f[1]/x", "f[2]/x"):
+        run.tell(Returned(path, 1, "4", {path[-3:-2]: "5"}))
+        run.after(1).tell(Tick())
+    run.tell(Raised("g/a/x", 1, Failure("builtins:ValueError", "boom")), Returned("g/b", 1, "6", {"m": "7"}))
+    run.tell(Returned("g/a/y", 1, "8", {"n": "9"}))
+    run.tell(Reopen("retry", "", "ana", "why"))
+    run.tell(Returned("g/a/x", 1, "1"))
+    return run
+
+
+TOLD: dict[str, Definition] = {"moved": TARGET, "composed": COMPOSED}
+
+
 def plan_of(name: str) -> Plan:
     """The plan under which the journal of this name is folded."""
-    return Plan(TARGET) if name == "moved" else STORIES[name].plan
+    return Plan(TOLD[name]) if name in TOLD else STORIES[name].plan
 
 
 def journals() -> dict[str, tuple[list[tuple[int, str, str]], RunState]]:
     """Each story as rows, and the state that they fold to."""
     made = {name: (world.store.rows, world.state) for name, world in ((name, World(case).run()) for name, case in STORIES.items())}
-    talk = moved()
-    return made | {"moved": ([(at, *encode_row(records)) for at, records in talk.rows], talk.state)}
+    told = {"moved": moved(), "composed": composed()}
+    return made | {name: ([(at, *encode_row(records)) for at, records in talk.rows], talk.state) for name, talk in told.items()}
 
 
 def summary(state: RunState) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Talk:
         self.plan = Plan(self.definition, Defaults(retries=0, retry=Retry(jitter=False), crash_limit=crash_limit))
         self.now = T0
         self.draws = 0
+        self.asked: list[tuple[str, str]] = []
         self.halt = halt
         self.alone = False
         deadline = self.definition.deadline
@@ -96,8 +97,14 @@ class Talk:
         self.draws += 1
         return DRAW
 
-    def _ask(self, node: Any, path: str, question: str) -> Any:
-        return (node.when if question == "when" else node.step.compute).value
+    def _ask(self, node: Any, path: str, question: str, about: Any = None) -> Any:
+        """A dict answers by path, and anything else is the answer."""
+        self.asked.append((question, path))
+        names = {"when": "when", "until": "compute", "route": "selector", "items": "items", "go_on": "go_on", "stop": "stop"}
+        if question == "merge":
+            return {key: node.step.merge(key, texts) for key, texts in about.items()}
+        value = getattr(node.step, names[question]).value
+        return value[path] if isinstance(value, dict) else value
 
     def tell(self, *commands: Command) -> list[Record]:
         """The records that follow."""

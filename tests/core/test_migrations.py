@@ -122,7 +122,7 @@ def test_a_dropped_wait_and_all_in_its_branch() -> None:
 
     kept = wait("went", signal="go", timeout=SECOND, on_timeout=Body((step("y"),)))
     run = moved_to(step("a"), kept, step("b"), old=timed_out(), rename={"go": "went"}, drop=("go/on_timeout/x",))
-    renamed = {"go": "went", "go/on_timeout/x": "went/on_timeout/x", "go/on_timeout/y": "went/on_timeout/y"}
+    renamed = {f"go{way}": f"went{way}" for way in ("", "/on_timeout", "/on_timeout/x", "/on_timeout/y")}
     assert run.tell(Migrate(), Lost()) == [RunMigrated("2", "", renamed), StepStarted("went/on_timeout/y", 1)]
     assert run.tell(ok("went/on_timeout/y"))[-1] == StepStarted("b", 1)
     assert run.tell(Raised("b", 1, BOOM))[-1] == StepStarted("went/on_timeout/x!undo", 1)
@@ -385,7 +385,6 @@ def straight(case: Case, store: Store, move: Move, last: Move, steps: dict[str, 
     over.paths = {path: goes(last.paths, new) for path, new in move.paths.items()}
     known = {**steps_by_path(move.definition.steps), **steps}
     world, _ = carried(case, store, over, known)
-    assert Plan(last.definition, shape=shape(last.definition.body)).ports[case.definition.version].rename == {
-        path: new for path, new in over.paths.items() if path != new
-    }
+    renamed = {path: new for path, new in over.paths.items() if path != new}
+    assert renamed.items() <= Plan(last.definition, shape=shape(last.definition.body)).ports[case.definition.version].rename.items()
     world.run()

@@ -7,7 +7,7 @@ Time is virtual and counts in microseconds; every run begins at `T0`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from flux.core.actions import outstanding
@@ -48,7 +48,7 @@ from flux.core.records import (
     UnwindStarted,
 )
 from flux.core.retry import SECOND, SUSPECT
-from flux.core.state import Frame, RunState, StepState
+from flux.core.state import Frame, Inside, RunState, Scope, StepState
 from flux.core.status import RunStatus
 from flux.core.workflow import Definition, Kind, Step, shape
 from flux.errors import InvalidArgument, PastPivot
@@ -75,7 +75,7 @@ def handler(ctx: Any) -> None:
 class Answer:
     """Stands in for a `when` or a sleep's `compute`: a bool, seconds after T0, or None for 'it raises'."""
 
-    value: bool | int | None
+    value: Any
 
     def __call__(self, ctx: Any) -> Any:
         raise AssertionError("the world answers for it")
@@ -635,9 +635,13 @@ def freeze(value: Any) -> Any:
     if isinstance(value, RunState):
         return [freeze(fact) for fact in value.facts()], list(value.steps)
     if isinstance(value, StepState):
-        return value.path, value.node.name, value.saved()
+        return value.path, value.node.name, [freeze(one) for one in value.saved()]
     if isinstance(value, Frame):
-        return value.prefix, value.owner, value.cursor, [node.name for node in value.steps.nodes]
+        return value.key, value.owner, value.cursor, [node.name for node in value.steps.nodes], freeze(value.scope)
+    if isinstance(value, Scope):
+        return freeze(value.outer), dict(value.changes)
+    if isinstance(value, Inside):
+        return [freeze(getattr(value, one.name)) for one in fields(value)]
     if isinstance(value, dict):
         return {key: freeze(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from flux import Context, FluxEngine, Hooks, Retry, RunResult, RunStatus, branch, create_workflow, wait
+from flux import Branch, Context, FluxEngine, Hooks, Retry, RunResult, RunStatus, Workflow, branch, create_workflow, wait
 from flux_storage import MemoryStorage
 
 
@@ -61,6 +61,39 @@ flow = (
     .wait("approval", timeout=timedelta(days=3), on_timeout=branch().step("remind", reserve))
     .sleep("cool-off", seconds=0.001)
     .commit("ship", reserve, when=is_paid)
+)
+
+
+def carrier(ctx: Context[Order, State]) -> str:
+    """A selector."""
+    return "air" if ctx.input.total > 100 else "road"
+
+
+def order_lines(ctx: Context[Order, State]) -> list[str]:
+    """Items."""
+    return [ctx.input.order_id]
+
+
+def newest(key: str, values: list[Any]) -> Any:
+    """A merge."""
+    return values[-1]
+
+
+flow_of_steps = create_workflow("steps").step("pay", pay)
+by_sea = branch().step("book", reserve, compensate=release).wait("landed", type=str)
+more_branches: dict[str, Branch | Workflow[Any, Any]] = {"join": by_sea, "rest": flow_of_steps}
+composed: Workflow[Order, State] = (
+    create_workflow("shipment")
+    .input(Order)
+    .data(State)
+    .parallel("prepare", label=reserve, invoice=branch().step("print", pay).wait("signed"), join="any", merge=newest)
+    .parallel("again", more_branches, label=pay, join=2, on_failure="finish", when=is_paid)
+    .route("carrier", carrier, air=reserve, sea=by_sea, default=lambda ctx: ctx.run_id)
+    .loop("poll", reserve, until=is_paid, at_most=100)
+    .loop("drain", by_sea, while_=lambda ctx: not ctx.data.paid, at_most=3)
+    .loop("twice", pay, at_most=2)
+    .for_each("lines", order_lines, pay, concurrency=10)
+    .for_each("rest", lambda ctx: ctx.results["lines"], by_sea, concurrency=None, at_least=1, fail_fast=False, merge=newest)
 )
 
 

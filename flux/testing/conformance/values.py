@@ -9,6 +9,9 @@ from ...core.commands import Posting
 from ...core.failure import Failure
 from ...core.records import (
     RECORDS,
+    ArmEnded,
+    ArmsJoined,
+    ArmsStopped,
     AttemptCut,
     AttemptFailed,
     AttemptIsolated,
@@ -18,8 +21,11 @@ from ...core.records import (
     BranchEnded,
     CancelRefused,
     CancelRequested,
+    ItemsListed,
+    ParallelStarted,
     Record,
     Reopened,
+    RouteTaken,
     RunBlocked,
     RunCancelled,
     RunCompleted,
@@ -39,6 +45,7 @@ from ...core.records import (
     StepSkipped,
     StepStarted,
     StepSuspended,
+    TurnStarted,
     UnwindStarted,
     WaitExpired,
     WaitStarted,
@@ -70,6 +77,8 @@ SAMPLES: tuple[Record, ...] = (
     Reopened(2, "retry", "", ODD, ODD, 5), Reopened(3, "replay", "a", "", ""), RunForked("r~1", "a", ODD, ODD),
     StepInherited("a", False, 2, "go", '"r"', {"k": "1", "l": None}, 1, 2),
     StepInherited("a", True, 0, None, None, None, None, None), RunMigrated("2", "t"),
+    ParallelStarted("p"), RouteTaken("p", "yes"), TurnStarted("p", 3), ItemsListed("p", ("1", '"\\u0000é"', "")), ItemsListed("p", ()),
+    ArmEnded("p/a"), ArmsStopped("p"), ArmsJoined("p", {"k": "1", "l": None}), ArmsJoined("p", None),
 )  # fmt: skip
 
 
