@@ -380,6 +380,10 @@ def _attempt_released(state: RunState, record: AttemptReleased, at: int) -> None
     st.attempt -= 1
     if st.attempt == 0:
         st.started_at = None
+    if state.is_stopped(st.path):  # nobody starts it any more
+        st.status = StepStatus.CANCELLED
+        st.ended_at = at
+        return
     st.status = StepStatus.PENDING
     st.due_at = at
     state.put(state.parked, st.path, st)

@@ -272,6 +272,8 @@ def _reenter_fan(state: RunState, st: StepState, old: Inside) -> None:
             inside.done[key] = Scope(outer, kept_changes(state, key, arm_body(st.node, key)))
         else:
             waiting.append(key)
+    if not waiting:  # only the join is left: the last branch ends once more, and brings it about
+        waiting.append(inside.done.popitem()[0])
     inside.waiting = tuple(waiting)
     for _ in range(_at_once(st)):
         _begin_next(state, st)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from ..errors import UnreadableRun
 from .evolve import fold
 from .patterns import frames_around
 from .plan import UNDO, Plan, base_path
@@ -47,7 +48,11 @@ def drawn(rows: Iterable[tuple[int, Iterable[Record]]]) -> RunState:
     """The state after these journal rows, each `(at, records)`, as far as they tell it without the workflow. Raises UnreadableRun,
     DefinitionChanged."""
     plain = translated(rows)
-    return fold(Plan(sketch(record for _, records in plain for record in records)), plain)
+    try:
+        plan = Plan(sketch(record for _, records in plain for record in records))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise UnreadableRun(f"the journal makes no sense: {type(error).__name__}: {error}") from error
+    return fold(plan, plain)
 
 
 def sketch(records: Iterable[Record]) -> Definition:

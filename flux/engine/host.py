@@ -125,7 +125,7 @@ class Host:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CUT_TIME)
         for task in list(self._tasks):
-            task.cancel()
+            asyncio.get_running_loop().call_soon(task.cancel)  # once it has begun: else it could tell nobody that it was cut
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def stop_for(self, error: BaseException) -> None:

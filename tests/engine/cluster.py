@@ -84,7 +84,7 @@ class Cluster:
         tasks = list(host._tasks)
         tasks.extend(worker._task for worker in list(host.workers) if worker._task is not None)
         for task in tasks:
-            task.cancel()
+            asyncio.get_running_loop().call_soon(task.cancel)  # once it has begun: who waits for it is told then
         await asyncio.gather(*tasks, return_exceptions=True)
         if host.hooks is not None:
             await host.hooks.close()

@@ -1,7 +1,8 @@
-"""What the engine's tests share: every test runs over memory, SQLite and PostgreSQL, in virtual time."""
+"""What the engine's tests share: all run over memory and SQLite, with FLUX_TEST_STORAGES=all over PostgreSQL too; in virtual time."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,7 +22,10 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+STORAGES = ["memory", "sqlite", *(["postgres"] if os.environ.get("FLUX_TEST_STORAGES") == "all" else [])]
+
+
+@pytest.fixture(params=STORAGES)
 async def cluster(request: Any, clock: VirtualClock, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Cluster]:
     """Engines on one storage, which may crash; see `Cluster`."""
     async with AsyncExitStack() as stack:

@@ -30,6 +30,7 @@ def test_workers_killed_at_random(world: World) -> None:
     total = poster.says("posted")
     poster.ends_well()
     for worker in workers:
+        worker.says("ready")  # before that, SIGTERM is what the system makes of it
         worker.signal(signal.SIGTERM)
         worker.ends_well()
     runs = world.check()

@@ -13,6 +13,7 @@ from flux import FluxEngine, FluxError, RunStatus, UnreadableRun, create_workflo
 from flux.storage import NewPosting
 
 from ..engine.cluster import Cluster, eventually
+from ..engine.conftest import STORAGES
 from ..engine.damage import sql
 from .rows import Row, change_row, drop_row
 
@@ -140,7 +141,7 @@ async def test_a_row_that_is_missing(cluster: Cluster, position: int) -> None:
 
 
 # Rows and heads in memory have no columns: what they hold is damaged above.
-in_columns = pytest.mark.parametrize("cluster", ["sqlite", "postgres"], indirect=True)
+in_columns = pytest.mark.parametrize("cluster", [name for name in STORAGES if name != "memory"], indirect=True)
 # PostgreSQL keeps a value of another type than its column's out, and so it does a text that is not UTF-8.
 in_loose_columns = pytest.mark.parametrize("cluster", ["sqlite"], indirect=True)
 
