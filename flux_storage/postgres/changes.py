@@ -62,11 +62,12 @@ class Changes:
 
     def expect(self) -> None:
         """Another storage may have sent a notification: the clock does not jump until it must have come."""
-        if self._connection is None or asyncio.get_running_loop() is not self._loop:
+        loop = asyncio.get_running_loop()
+        if self._connection is None or loop is not self._loop:
             return
         self._expected = True
         if self._expecting is None:
-            self._expecting = self._loop.create_task(self._hear())
+            self._expecting = loop.create_task(self._hear())
 
     async def _hear(self) -> None:
         """The server tells a session what it has for it before it answers."""
