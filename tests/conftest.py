@@ -24,7 +24,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def database() -> Iterator[Server]:
-    """A PostgreSQL server for all tests of this session."""
+    """One PostgreSQL server for all tests."""
     with running_server() as server:
         yield server
 
