@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from ..errors import InvalidArgument, PastPivot
 from .failure import Failure
-from .inside import DONE, applied, arms_of, goes_on_itself, lies_in, make_due, path_in, stand_anew
+from .inside import DONE, applied, arms_of, goes_on_itself, lies_in, make_due, stand_anew
 from .places import END, FANS, Level, Place, fan_of, place, trail
 from .plan import PROBE, UNDO, Plan, Sequence, base_path
 from .records import Record, Reopened, RunBlocked, StepInherited, StepResolved
@@ -28,7 +28,7 @@ def first_undone(state: RunState) -> str:
 
 def _first_of(state: RunState, key: str, steps: Sequence) -> str | None:
     for node in steps.nodes:
-        path = path_in(key, steps, node)
+        path = steps.path_of(key, node)
         st = state.steps.get(path)
         if st is None or not _wholly_done(state, st):
             inner = None if st is None else _first_inside(state, st)
@@ -162,7 +162,7 @@ class _Search:
         """Whether everything in this sequence, or graph, is done."""
         undone: set[str] = set()
         for node in steps.nodes:
-            path = path_in(key, steps, node)
+            path = steps.path_of(key, node)
             if undone if steps.needs is None else undone & steps.needs[node.name]:
                 undone.add(node.name)
                 self._all_at(path)

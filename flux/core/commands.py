@@ -12,17 +12,15 @@ from .failure import Failure
 from .value import Value
 
 Changes: TypeAlias = dict[str, str | None]  # key of the run's data -> encoded value, or None for 'deleted'
-PostingKind: TypeAlias = Literal["signal", "cancel", "child", "unwind"]
 CutCause: TypeAlias = Literal["cancelled", "deadline", "shutdown", "stopped"]
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Posting(Value):
-    """A stored word from outside: a signal, a cancel, the end of a child, or a parent's demand that a finished child be undone.
-    `seq` counts from 1 per run, in order of acceptance (I24)."""
+    """A stored request from outside: a signal, or a cancel. `seq` counts from 1 per run, in order of acceptance (I24)."""
 
     seq: int
-    kind: PostingKind
+    kind: Literal["signal", "cancel"]
     name: str
     payload: str
     signal_id: str | None = None

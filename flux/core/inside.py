@@ -40,16 +40,9 @@ def arms_of(st: StepState) -> list[tuple[str, Sequence]]:
     return [(f"{st.path}/{inside.choice}", bodies[inside.choice])]
 
 
-def path_in(key: str, steps: Sequence, node: Node) -> str:
-    """The path of this step in the branch with this key."""
-    if steps.single:
-        return key
-    return f"{key}/{node.name}" if key else node.name
-
-
 def goes_on_itself(state: RunState, st: StepState) -> bool:
-    """Whether the step is under way: its attempt runs, or it waits for time, a signal or a child."""
-    return st.path in state.parked or st.path in state.calls or st.path in state.children
+    """Whether the step is under way: its attempt runs, or it waits for time or a signal."""
+    return st.path in state.parked or st.path in state.calls
 
 
 def lies_in(path: str, owner: str) -> bool:
@@ -234,7 +227,7 @@ def kept_changes(state: RunState, key: str, steps: Sequence) -> Changes:
 
 def _changes_in(state: RunState, key: str, steps: Sequence) -> Iterator[Changes]:
     for node in steps.nodes:
-        st = state.steps.get(path_in(key, steps, node))
+        st = state.steps.get(steps.path_of(key, node))
         if st is not None:
             yield from _changes_of(state, st)
 
@@ -286,7 +279,7 @@ def arm_completed(state: RunState, st: StepState, key: str) -> bool:
 
 def _arm_done(state: RunState, st: StepState, key: str) -> bool:
     body = arm_body(st.node, key)
-    paths = [path_in(key, body, node) for node in body.nodes]
+    paths = [body.path_of(key, node) for node in body.nodes]
     return all(path in state.steps and state.steps[path].status in DONE for path in paths)
 
 

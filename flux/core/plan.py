@@ -127,6 +127,12 @@ class Sequence:
         graph = any(step.after is not None for step in body.steps)
         self.needs = {node.name: frozenset(node.step.after or ()) for node in self.nodes} if graph else None
 
+    def path_of(self, key: str, node: Node) -> str:
+        """The path of this node where the body has this key: what was made from one handler has the key for its path."""
+        if self.single:
+            return key
+        return f"{key}/{node.name}" if key else node.name
+
 
 def base_path(path: str) -> str:
     """The path of the step that this is about: itself, or the step that it undoes or probes."""

@@ -116,9 +116,7 @@ class Frame:
 
     def path_of(self, node: Node) -> str:
         """The path of this step of the frame."""
-        if self.steps.single:
-            return self.key
-        return f"{self.key}/{node.name}" if self.key else node.name
+        return self.steps.path_of(self.key, node)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Frame) and (self.key, self.owner, self.cursor, self.scope) == (
@@ -176,7 +174,6 @@ class RunState:
         self.parked: dict[str, StepState] = {}  # waits, sleeps and retry delays
         self.waits: dict[str, tuple[str, ...]] = {}  # signal name -> paths, earliest first (D24)
         self.inbox: dict[str, tuple[Posting, ...]] = {}  # the storage's part: signals accepted and not yet taken
-        self.children: dict[str, str] = {}  # path -> id of the child that it waits for
         self.stopping: dict[str, StepState] = {}  # path -> a step with branches of which everything under that path is stopped
         self.log: list[tuple[Any, Any, Any]] = []  # how to take back what is being decided
 
@@ -399,7 +396,7 @@ class RunState:
         """Everything that the journal determines, comparable: two folds of one journal have equal facts (I8)."""
         return (
             self.status, self.workflow, self.version, self.shape, self.input, self.data, self.steps, self.frames,
-            sorted(self.due), sorted(self.calls), sorted(self.parked), sorted(self.stopping), self.children,
+            sorted(self.due), sorted(self.calls), sorted(self.parked), sorted(self.stopping),
             self.waits, self.cancel, self.failing,
             self.unwinding, self.undo, self.undo_at, self.blocked, self.ended, self.deadline_at, self.wake_at,
             self.created_at, self.updated_at, self.ended_at, self.generation, self.pivot, self.replay, self.replay_at,

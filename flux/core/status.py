@@ -34,7 +34,7 @@ class RunStatus(str, Enum):
 
     PENDING = "pending"  # created; nothing has started
     RUNNING = "running"  # a handler runs, or could start now
-    SUSPENDED = "suspended"  # only waits, timers or children are outstanding (D17)
+    SUSPENDED = "suspended"  # only waits and timers are outstanding (D17)
     COMPENSATING = "compensating"  # on the way down, undoing
     BLOCKED = "blocked"  # parked until a person, or a worker whose code fits, moves it on
     COMPLETED = "completed"
