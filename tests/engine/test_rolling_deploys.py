@@ -511,7 +511,7 @@ def test_any_two_shapes(old: Shape, new: Shape, deploys: list[str], on_disk: boo
 async def any_two(cluster: Cluster, kinds: dict[str, Shape], deploys: list[str]) -> None:
     effects = Effects()
     flows = {kind: built(shape, effects, kind) for kind, shape in kinds.items()}
-    poster = await cluster.open(drive_in_caller=False)
+    poster, newer = await cluster.open(drive_in_caller=False), await cluster.open(drive_in_caller=False)
     run_id = await waiting(cluster, flows["old"], "r")
     for kind in [*deploys, "both"]:
         engines = [await cluster.open(workflows=[flow]) for name, flow in flows.items() if kind in (name, "both")]
@@ -522,9 +522,8 @@ async def any_two(cluster: Cluster, kinds: dict[str, Shape], deploys: list[str])
             await settled(poster, run_id, engines)
             summary = await poster.summary(run_id)
             for name in summary.waiting_for:
-                await poster.signal(flows["old"], run_id, name) if name in dict(kinds["old"]) else await poster.signal(
-                    flows["new"], run_id, name
-                )
+                knowing = "old" if name in dict(kinds["old"]) else "new"  # one engine has one shape of a version
+                await (poster if knowing == "old" else newer).signal(flows[knowing], run_id, name)
             await cluster.clock.advance(seconds=3601)
         await settled(poster, run_id, engines)
         for worker in workers:
