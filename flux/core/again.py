@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from ..errors import InvalidArgument, PastPivot
 from .failure import Failure
-from .inside import DONE, applied, arms_of, goes_on_itself, lies_in, make_due, stand_anew
+from .inside import DONE, applied, arms_of, ghosts_at, goes_on_itself, lies_in, make_due, stand_anew
 from .places import END, FANS, Level, Place, fan_of, place, trail
 from .plan import PROBE, UNDO, Plan, Sequence, base_path
 from .records import Record, Reopened, RunBlocked, StepInherited, StepResolved
@@ -161,6 +161,8 @@ class _Search:
     def sequence(self, key: str, steps: Sequence) -> bool:
         """Whether everything in this sequence, or graph, is done."""
         undone: set[str] = set()
+        for ghost in ghosts_at(self.state, key):
+            self._step(ghost.path)
         for node in steps.nodes:
             path = steps.path_of(key, node)
             if undone if steps.needs is None else undone & steps.needs[node.name]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .commands import Changes
+from .patterns import pattern
 from .places import FANS, fan_of, place
 from .plan import Node, Sequence
 from .state import OPEN, Frame, Inside, RunState, Scope, StepState
@@ -110,9 +111,20 @@ def applied(all_changes: Iterable[Changes | None]) -> dict[str, str]:
     return data
 
 
+def ghosts_at(state: RunState, key: str) -> list[StepState]:
+    """The steps right in this branch that the journal's version still has, and the migration to come will drop."""
+    port = state.plan.ports.get(state.version) if state.plan.ports else None
+    if port is None or not port.ghosts:
+        return []
+    return [st for path, st in state.steps.items() if path.rpartition("/")[0] == key and pattern(path) in port.ghosts]
+
+
 def stand(state: RunState, frame: Frame) -> None:
     """The frame stands at its first step that is not done, and is due unless that one goes on by itself; a new frame stands at its
     beginning."""
+    for ghost in ghosts_at(state, frame.key):
+        if ghost.status not in DONE:
+            _takes_up_again(state, ghost)
     if frame.steps.needs is not None:
         _stand_in_graph(state, frame)
         return

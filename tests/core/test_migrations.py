@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flux.core.commands import Answered, Arrived, Block, Lost, Migrate, Posting, Raised, Reopen, Resolve, Returned, Tick
+from flux.core.commands import Answered, Arrived, Block, Command, Lost, Migrate, Posting, Raised, Reopen, Resolve, Returned, Tick
 from flux.core.plan import Plan, base_path
 from flux.core.records import (
     Record,
@@ -234,6 +234,22 @@ def test_two_migrations_in_a_row() -> None:
         assert run.state.key_of("went/on_timeout/x3") == ("go/on_timeout/x", 0)
         assert run.status("went") == "completed"
         assert run.tell(ok("c"))[-1] == StepStarted("d", 1)
+
+
+def test_a_retry_inside_a_step_that_was_dropped_later() -> None:
+    """S13, D1: a journal of the older version tells of a retry in the branch of a wait; under the newer one it is read all the same."""
+
+    def retried(*more: Command) -> Talk:
+        run = begun(step("a"), wait("go", timeout=SECOND, on_timeout=Body((step("on_timeout", retries=0),), single=True)), step("b"))
+        run.after(1).tell(Tick())
+        run.tell(Raised("go/on_timeout", 1, BOOM))
+        run.tell(Reopen("retry", "", "ana", "why"), *more)
+        return run
+
+    run = moved_to(step("a"), step("b"), old=retried(), drop=("go",))
+    assert run.tell(Migrate(), Lost()) == [MOVED, StepStarted("b", 1)]
+    run = moved_to(step("a"), step("b"), old=retried(Raised("go/on_timeout", 1, BOOM)), drop=("go",))
+    assert run.tell(Migrate(), Reopen("retry", "", "ana", "why"))[-1] == StepStarted("b", 1)
 
 
 def test_names_of_dropped_steps_are_not_given_again() -> None:
