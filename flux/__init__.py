@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from .engine.engine import FluxEngine, run
     from .engine.handle import RunHandle
     from .engine.hooks import Event, Hooks
+    from .engine.schedules import Schedule
     from .engine.trace import TraceFile
     from .engine.view import Compensation, HistoryLine, Page, Progress, Reopening, Resolution, RunResult, RunSummary
     from .engine.worker import Worker
     from .errors import (
         BranchesFailed,
+        ChildFailed,
         CompensationFailed,
         DataConflict,
         DeadlineExceeded,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
         RunNotBlocked,
         RunNotFinished,
         RunNotFound,
+        ScheduleNotFound,
         StepError,
         StepTimeout,
         StorageMisused,
@@ -66,12 +69,15 @@ if TYPE_CHECKING:
         UnknownSignal,
         UnknownWorkflow,
         UnreadableRun,
+        UnreadableSchedule,
         WaitTimeout,
         WorkerCrashed,
     )
+    from .queue import Queue
+    from .schedules import scheduled_at
     from .secret import Secret
     from .storage import WorkflowStorage
-    from .waiting import NOT_DONE, WaitFor, wait
+    from .waiting import NOT_DONE, ContinueAsNew, WaitFor, continue_as_new, wait
 
 __version__ = "0.2.0"
 
@@ -79,10 +85,12 @@ __all__ = [
     "NOT_DONE",
     "Branch",
     "BranchesFailed",
+    "ChildFailed",
     "Codec",
     "Compensation",
     "CompensationFailed",
     "Context",
+    "ContinueAsNew",
     "DataConflict",
     "DeadlineExceeded",
     "DefinitionChanged",
@@ -107,6 +115,7 @@ __all__ = [
     "Page",
     "PastPivot",
     "Progress",
+    "Queue",
     "Reopening",
     "ReplayFailed",
     "Report",
@@ -124,6 +133,8 @@ __all__ = [
     "RunResult",
     "RunStatus",
     "RunSummary",
+    "Schedule",
+    "ScheduleNotFound",
     "Secret",
     "StepError",
     "StepStatus",
@@ -137,6 +148,7 @@ __all__ = [
     "UnknownSignal",
     "UnknownWorkflow",
     "UnreadableRun",
+    "UnreadableSchedule",
     "WaitFor",
     "WaitTimeout",
     "Worker",
@@ -144,8 +156,10 @@ __all__ = [
     "Workflow",
     "WorkflowStorage",
     "branch",
+    "continue_as_new",
     "create_workflow",
     "run",
+    "scheduled_at",
     "wait",
 ]  # fmt: skip
 
@@ -160,12 +174,15 @@ _HOMES = {
     "engine.engine": ("FluxEngine", "run"),
     "engine.handle": ("RunHandle",),
     "engine.hooks": ("Event", "Hooks"),
+    "engine.schedules": ("Schedule",),
     "engine.trace": ("TraceFile",),
     "engine.view": ("Compensation", "HistoryLine", "Page", "Progress", "Reopening", "Resolution", "RunResult", "RunSummary"),
     "engine.worker": ("Worker",),
+    "queue": ("Queue",),
+    "schedules": ("scheduled_at",),
     "secret": ("Secret",),
     "storage": ("WorkflowStorage",),
-    "waiting": ("NOT_DONE", "WaitFor", "wait"),
+    "waiting": ("NOT_DONE", "ContinueAsNew", "WaitFor", "continue_as_new", "wait"),
 }  # fmt: skip
 _HOME = dict.fromkeys(__all__, "errors") | {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,4 +1,5 @@
-"""Steps inside steps: `branch()`, and the methods that add a step with bodies: wait, parallel, route, loop and for_each.
+"""Steps inside steps: `branch()`, and the methods that add a step with bodies, or a workflow of its own: wait, parallel, route,
+loop, for_each and child.
 
 A body is a handler, a `branch()`, or a workflow, of which only the steps are taken. The result of a handler's body is what the
 handler returned; that of steps a mapping of their results, by name.
@@ -214,6 +215,27 @@ class StepMethods(PlainSteps):
             merge=merge,
         )
         return self._with(step)
+
+    def child(
+        self,
+        name: str,
+        workflow: Definition,
+        *,
+        input: Callable[[Any], Any] | None = None,
+        when: Test | None = None,
+        after: Iterable[str] | None = None,
+    ) -> Self:
+        """Another workflow, in a run of its own: `.child("billing", billing, input=lambda ctx: {"order": ctx.run_id})`. The result is the
+        child's data; its id stands in the history (S1.2, D24).
+
+        The child begins in the transaction that reaches this step, once (I41), with what `input(ctx)` answers, or no input; the parent
+        waits for its end without holding anything. A child that fails, or is cancelled, fails the step as ChildFailed, with the
+        child's error as its cause. A parent that goes down calls back a child that goes on, and has one that has completed undo what
+        it did, in its turn (S10.5). A child is a run like others: it can be read, signalled and cancelled by its id. It is
+        forgotten with its parent only (D6). Raises InvalidWorkflow.
+        """
+        where = self._place(name)
+        return self._with(Step(name, Kind.CHILD, when=when, after=names_after(after, where), child=workflow, child_input=input))
 
 
 @dataclass(frozen=True, slots=True)

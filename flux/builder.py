@@ -24,6 +24,7 @@ from .errors import InvalidWorkflow
 from .labels import shown
 from .migrating import check_migration
 from .names import check_name
+from .queue import Queue
 from .steps import limit
 
 __all__ = ["Branch", "Workflow", "branch", "create_workflow"]
@@ -97,16 +98,26 @@ class Workflow(Definition, StepMethods, Generic[InputT, DataT]):
 
 
 def create_workflow(
-    name: str, *, version: str = "1", deadline: Duration | None = None, on_compensation_failure: OnCompensationFailure = "continue"
+    name: str,
+    *,
+    version: str = "1",
+    deadline: Duration | None = None,
+    on_compensation_failure: OnCompensationFailure = "continue",
+    queue: Queue | None = None,
 ) -> Workflow[Any, Any]:
     """An empty workflow, to add steps to.
 
     `deadline` (seconds or a timedelta) bounds a whole run, across suspensions and crashes (S5.2). A compensation that fails
-    for good lets the others run ("continue", S10.3) or parks the run for a person ("block", S10.6). Raises InvalidWorkflow.
+    for good lets the others run ("continue", S10.3) or parks the run for a person ("block", S10.6). `queue` limits how many of its runs
+    are moved at once and begin in a time; it may change without a new version. Raises InvalidWorkflow.
     """
     check_name(name, "the name of a workflow")
     workflow: Workflow[Any, Any] = Workflow(
-        name, version, deadline=limit(deadline, "deadline", f"workflow {name!r}"), on_compensation_failure=on_compensation_failure
+        name,
+        version,
+        deadline=limit(deadline, "deadline", f"workflow {name!r}"),
+        on_compensation_failure=on_compensation_failure,
+        queue=queue,
     )
     check_header(workflow)
     return workflow

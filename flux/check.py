@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeGuard, cast, get_args, get_origin
 
 from .check_functions import check_handler, check_merge, check_question
+from .check_queue import check_queue
 from .core.patterns import NTH, body_path, step_path
 from .core.retry import Retry
 from .core.workflow import MISSING, Body, CompensateWhen, Definition, Kind, OnBranchFailure, OnCompensationFailure, OnUnknown, Step
@@ -51,6 +52,7 @@ def check_header(definition: Definition) -> None:
         )
     _check_micros(definition.deadline, "deadline", owner)
     _check_choice(definition.on_compensation_failure, OnCompensationFailure, "on_compensation_failure", owner)
+    check_queue(definition.queue, owner)
     if definition.validator is not None:
         check_question(definition.validator, "validate", owner, "the input")
     if definition.input_type is not None:
@@ -140,11 +142,20 @@ def _check_called(step: Step, where: str) -> None:
     _check_micros(step.timeout, "timeout", where)
     _check_choice(step.on_unknown, OnUnknown, "on_unknown", where)
     _check_probe(step, where)
+    _check_transactional(step, where)
     for signal in step.waits:
         check_name(signal, f"{where}: the name of a signal in waits")
     if len(set(step.waits)) < len(step.waits):
         raise InvalidWorkflow(f"{where}: waits names a signal twice, got {shown(step.waits)}")
     _check_compensation(step, where)
+
+
+def _check_transactional(step: Step, where: str) -> None:
+    if type(step.transactional) is not bool:
+        raise InvalidWorkflow(f"{where}: transactional must be True or False, got {shown(step.transactional)}")
+    useless = [name for name, given in (("probe=", step.probe is not None), ("on_unknown=", step.on_unknown != "retry")) if given]
+    if step.transactional and useless:
+        raise InvalidWorkflow(f"{where}: {useless[0]} is for attempts in doubt, and those of a transactional step never are")
 
 
 def _check_probe(step: Step, where: str) -> None:
@@ -257,6 +268,15 @@ def _check_meeting(step: Step, where: str) -> None:
         check_merge(step.merge, "merge", where)
 
 
+def _check_child(step: Step, where: str) -> None:
+    if not isinstance(step.child, Definition):
+        raise InvalidWorkflow(f"{where}: a child is a workflow made by create_workflow(...), got {shown(step.child)}")
+    if not step.child.steps:
+        raise InvalidWorkflow(f"{where}: its workflow {step.child.name!r} has no steps")
+    if step.child_input is not None:
+        check_question(step.child_input, "input", where)
+
+
 _CHECKS: dict[Kind, Callable[[Step, str], None]] = {
     Kind.STEP: _check_called,
     Kind.COMMIT: _check_called,
@@ -266,6 +286,7 @@ _CHECKS: dict[Kind, Callable[[Step, str], None]] = {
     Kind.ROUTE: _check_route,
     Kind.LOOP: _check_loop,
     Kind.FOR_EACH: _check_for_each,
+    Kind.CHILD: _check_child,
 }
 _BODIES = {Kind.WAIT: "on_timeout", Kind.PARALLEL: "branches", Kind.ROUTE: "branches", Kind.LOOP: "body", Kind.FOR_EACH: "body"}
 

@@ -419,7 +419,7 @@ class Context(Generic[InputT, DataT]):
 
     def _key(self) -> str:
         path, generation = self._state.key_of(self.path)
-        return self._source.idempotency_key(self.run_id, path, generation, self.path.endswith(UNDO))
+        return self._source.idempotency_key(self.run_id, self._state.continuation, path, generation, self.path.endswith(UNDO))
 
     @property
     def result(self) -> Any:
@@ -464,6 +464,22 @@ class Context(Generic[InputT, DataT]):
             return data.changes(self.path)
         return self._typed_changes(data)
 
+    @property
+    def connection(self) -> Any:
+        """In a transactional step: the driver's own connection, inside the transaction that the step is committed with (S3.6)."""
+        cache = self._cache
+        if cache is None or "connection" not in cache:
+            raise AttributeError(f"ctx.connection is there in a transactional step only, and {self.path!r} is not one")
+        return cache["connection"]
+
+    def lend(self, connection: Any) -> None:
+        """Let the handler have this connection; for the engine."""
+        self._once("connection", lambda: connection)
+
+    def write_input(self, value: Any) -> str:
+        """An input for the run's workflow, encoded; for the engine. Raises InvalidInput, NotStorable."""
+        return self._source.write_input(value)
+
     def _typed_changes(self, data: Any) -> Changes | None:
         before = self._texts()
         found: Changes = {}
@@ -480,19 +496,21 @@ class Context(Generic[InputT, DataT]):
 class Source:
     """What contexts of one workflow in one engine share: how to read input, data and errors."""
 
-    __slots__ = ("codec", "data_type", "idempotency_key", "progress", "read_input", "rebuild")
+    __slots__ = ("codec", "data_type", "idempotency_key", "progress", "read_input", "rebuild", "write_input")
 
     def __init__(
         self,
         codec: Codec,
         read_input: Callable[[str], Any],
+        write_input: Callable[[Any], str],
         data_type: type[Any] | None,
         rebuild: Callable[[Any], BaseException],
-        idempotency_key: Callable[[str, str, int, bool], str],
+        idempotency_key: Callable[[str, int, str, int, bool], str],
         progress: Callable[[str, str, float, str], None],
     ) -> None:
         self.codec = codec
         self.read_input = read_input
+        self.write_input = write_input
         self.data_type = data_type
         self.rebuild = rebuild
         self.idempotency_key = idempotency_key

@@ -13,9 +13,10 @@ from .core.plan import UNDO
 from .core.retry import Retry
 from .core.status import StepStatus
 from .core.workflow import MISSING, Body, Definition, Kind, Step
-from .durations import duration_text, instant_text
+from .durations import duration_text, instant_text, to_microseconds
 from .errors import InvalidArgument
 from .labels import function_name, type_name
+from .queue import Queue
 
 # --- as data
 
@@ -30,8 +31,19 @@ def describe(definition: Definition) -> dict[str, Any]:
         "data": _type(definition.data_type),
         "validated": definition.validator is not None,
         "on_compensation_failure": definition.on_compensation_failure,
+        "queue": _queue(definition.queue),
         "steps": _describe_body(definition.body),
     }
+
+
+def _queue(queue: Queue | None) -> dict[str, Any] | None:
+    if queue is None:
+        return None
+    rate = None if queue.rate is None else [queue.rate[0], _seconds(to_microseconds(queue.rate[1], "rate"))]
+    return {
+        "concurrency": queue.concurrency, "worker_concurrency": queue.worker_concurrency, "per_key": queue.per_key, "rate": rate,
+        "key": None if queue.key is None else function_name(queue.key),
+    }  # fmt: skip
 
 
 def _describe_body(body: Body) -> list[dict[str, Any]]:
@@ -130,6 +142,12 @@ def _describe_meeting(step: Step) -> dict[str, Any]:
     return {"on_failure": step.on_failure, "merge": _function(step.merge)}
 
 
+def _describe_child(step: Step) -> dict[str, Any]:
+    if step.child is None:
+        return {"workflow": None, "version": None, "input": None}
+    return {"workflow": step.child.name, "version": step.child.version, "input": _function(step.child_input)}
+
+
 _DESCRIBE: dict[Kind, Callable[[Step], dict[str, Any]]] = {
     Kind.STEP: _describe_called,
     Kind.COMMIT: _describe_called,
@@ -139,6 +157,7 @@ _DESCRIBE: dict[Kind, Callable[[Step], dict[str, Any]]] = {
     Kind.ROUTE: _describe_route,
     Kind.LOOP: _describe_loop,
     Kind.FOR_EACH: _describe_for_each,
+    Kind.CHILD: _describe_child,
 }
 
 
@@ -186,6 +205,7 @@ _SHAPES: dict[Kind, tuple[str, str]] = {
     Kind.ROUTE: ("{", "}"),
     Kind.LOOP: ("([", "])"),
     Kind.FOR_EACH: ("[/", "\\]"),
+    Kind.CHILD: ("[\\", "/]"),
 }
 
 _BACK = {"-. skip .->": "-.->"}  # arrows with a word of their own, without it
@@ -353,6 +373,8 @@ def _note(step: Step) -> str:
             after = "default after" if step.default is not MISSING else "at most"
             parts.append(f"{after} {duration_text(step.timeout)}")
         return ", ".join(parts)
+    if step.child is not None:
+        return f"workflow {step.child.name}"
     if step.kind is not Kind.SLEEP:
         return ""
     if step.duration is not None:

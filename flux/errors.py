@@ -5,8 +5,9 @@
                                 UnknownWorkflow  EngineClosed
      the run it names           RunNotFound  RunConflict  RunFinished  RunNotFinished  UnknownSignal  InboxFull
                                 DefinitionChanged  PastPivot  RunNotBlocked
+     the schedule it names      ScheduleNotFound  UnreadableSchedule
      how a step ended           StepTimeout  WaitTimeout  StepError  UnknownOutcome  UnknownBranch  LoopLimit  BranchesFailed
-                                DataConflict
+                                DataConflict  ChildFailed
      how a run ended            RunFailed  RunCancelled  DeadlineExceeded
      why a run is blocked       WorkerCrashed  HandlerStuck  CompensationFailed  ReplayFailed  (and PastPivot, DeadlineExceeded,
                                 DefinitionChanged, UnreadableRun)
@@ -22,9 +23,9 @@ __all__ = [
     "BranchesFailed", "CompensationFailed", "DataConflict", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "FluxError",
     "HandlerStuck", "InboxFull", "InvalidArgument", "InvalidInput", "InvalidPayload", "InvalidWorkflow", "LeaseLost", "LoopLimit",
     "NonRetryable", "NotStorable", "PastPivot", "ReplayFailed", "RetryAfter", "RunCancelled", "RunConflict", "RunFailed",
-    "RunFinished", "RunNotBlocked", "RunNotFinished", "RunNotFound", "StepError", "StepTimeout", "StorageMisused",
+    "RunFinished", "RunNotBlocked", "RunNotFinished", "RunNotFound", "ScheduleNotFound", "StepError", "StepTimeout", "StorageMisused",
     "StorageTooNew", "StorageUnavailable", "UnknownBranch", "UnknownOutcome", "UnknownSignal", "UnknownWorkflow", "UnreadableRun",
-    "WaitTimeout", "WorkerCrashed",
+    "UnreadableSchedule", "WaitTimeout", "WorkerCrashed",
 ]  # fmt: skip
 
 
@@ -146,6 +147,10 @@ class DataConflict(FluxError):
     `for_each` says what becomes of such a key (D22)."""
 
 
+class ChildFailed(FluxError):
+    """A child workflow failed, or was cancelled by somebody else than its parent; the child's error is the `__cause__`."""
+
+
 class RunFailed(FluxError):
     """Raised by `unwrap()` and `handle.result()` for a failed run, with the original error as `__cause__`.
 
@@ -188,6 +193,15 @@ class PastPivot(FluxError):
 
 class RunNotBlocked(FluxError):
     """`resolve` for a run, or a path, at which nothing is blocked; the message says where the run stands."""
+
+
+class ScheduleNotFound(FluxError, LookupError):
+    """No schedule has this name in this storage."""
+
+
+class UnreadableSchedule(FluxError):
+    """What is stored of a schedule cannot be read here: damaged, or written by a newer flux. It makes no runs, and is in no other's way;
+    delete it and make it again."""
 
 
 class NonRetryable(FluxError):

@@ -62,10 +62,17 @@ _TAGS: dict[str, type[Record]] = {
     "arm": vocabulary.ArmEnded,
     "halt": vocabulary.ArmsStopped,
     "merge": vocabulary.ArmsJoined,
+    "child": vocabulary.ChildStarted,
+    "tell": vocabulary.ChildTold,
+    "home": vocabulary.ChildEnded,
+    "undo": vocabulary.UndoDemanded,
 }
 VOCABULARY = len(_TAGS)  # grows with every new record: code that knows fewer cannot read what code that knows more has written
 
 _TEXTS = frozenset({"result", "input", "payload", "default"})  # fields that hold an encoded value
+
+_FIRST = [field.default for field in fields(vocabulary.RunCreated)]
+_BRIEF = 7  # so much of it is always written: the tag, and up to the deadline
 
 _quote = json.encoder.encode_basestring_ascii
 _dumps = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
@@ -92,7 +99,7 @@ def _common(first: Record, second: Record) -> tuple[str, str] | None:
         return None
     if type(first) is StepCompleted and first.changes is None:
         return f'[["ok",{_quote(first.path)},{first.attempt},{len(first.result)},null],{after}]', first.result
-    if type(first) is RunCreated and not first.data:
+    if type(first) is RunCreated and not first.data and not first.parent and not first.continuation:
         names = f"{_quote(first.workflow)},{_quote(first.version)},{_quote(first.shape)}"
         deadline = "null" if first.deadline_at is None else first.deadline_at
         return f'[["new",{names},{len(first.input)},{{}},{deadline}],{after}]', first.input
@@ -144,7 +151,11 @@ def _encode(record: Record, texts: list[str]) -> list[Any]:
         texts.append(record.result)
         return ["ok", record.path, record.attempt, len(record.result), None]
     tag, plan = _ENCODERS[type(record)]
-    return [tag, *[pack(getattr(record, name), texts) for name, pack in plan]]
+    entry = [tag, *[pack(getattr(record, name), texts) for name, pack in plan]]
+    if tag == "new":
+        while len(entry) > _BRIEF and entry[-1] == _FIRST[len(entry) - 2]:
+            entry.pop()  # no parent, and never begun again: as it was written before there were such runs
+    return entry
 
 
 def _decode(entry: list[Any], reader: _Reader) -> Record:

@@ -7,6 +7,8 @@ import re
 from .errors import FluxError, InvalidArgument, InvalidWorkflow
 
 _ID = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._:@/-]{0,199}")
+_CHILD = re.compile(r"(?:~[0-9a-f]{16})+\Z")
+LONGEST_CHILD = 200  # characters of a child's id, whose parent's may be cut for it
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _DURABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
@@ -21,6 +23,16 @@ def check_id(value: object, what: str = "run id") -> str:
         f"{what} {show_given(value)} is refused: expected 1 to 200 characters, first a letter or digit, "
         "then letters, digits and . _ : @ / -, with no '..'"
     )
+
+
+def check_run(value: object) -> str:
+    """The id of a run that is there: of a caller's choosing, or a child's (D24). Raises InvalidArgument."""
+    if isinstance(value, str):
+        born = _CHILD.search(value)
+        if born is not None and born.start() and len(value) <= LONGEST_CHILD:
+            check_id(value[: born.start()])
+            return value
+    return check_id(value)
 
 
 def check_name(value: object, what: str, *, colon: bool = False, error: type[FluxError] = InvalidWorkflow) -> str:

@@ -48,6 +48,7 @@ class PlainSteps(ABC):
         on_unknown: OnUnknown = "retry",
         probe: Handler | None = None,
         waits: Iterable[str] = (),
+        transactional: bool = False,
     ) -> Self:
         """A step: `handler(ctx)`, a `def` or an `async def`, whose return value is recorded under `name`.
 
@@ -57,6 +58,10 @@ class PlainSteps(ABC):
         retries and a timeout of its own. `on_unknown` says what follows when an attempt was lost; instead of guessing, `probe(ctx)`
         can ask outside whether it happened, and returns the result or `flux.NOT_DONE` (S3.8). `waits` declares the
         signals that the handler may return `wait(...)` for (D25).
+
+        The handler of a `transactional` step gets the storage's own connection as `ctx.connection`, inside the transaction that also
+        carries the step's commit: what it does there happens exactly once (S3.6). On SQLite it is a `def`, which has 2 seconds and
+        keeps others from writing meanwhile; on PostgreSQL an `async def`. No attempt of it is ever in doubt.
 
         `after` names steps that were added before: once any step beside this one has it, they are no sequence but a graph, in which
         each starts when those that it comes after have ended, and those without `after` at once. Raises InvalidWorkflow.
@@ -79,6 +84,7 @@ class PlainSteps(ABC):
             compensate_timeout=limit(compensate_timeout, "compensate_timeout", where),
             compensate_when=compensate_when,
             waits=_names(waits, where),
+            transactional=transactional,
         )
         return self._with(step)
 
@@ -99,6 +105,7 @@ class PlainSteps(ABC):
         on_unknown: OnUnknown = "retry",
         probe: Handler | None = None,
         waits: Iterable[str] = (),
+        transactional: bool = False,
         pivot: bool = False,
     ) -> Self:
         """A step with an outside effect (S9): shielded from cancellation, not repeated by recovery, run again by a replay.
@@ -125,6 +132,7 @@ class PlainSteps(ABC):
             compensate_timeout=limit(compensate_timeout, "compensate_timeout", where),
             compensate_when=compensate_when,
             waits=_names(waits, where),
+            transactional=transactional,
             pivot=pivot,
         )
         return self._with(step)

@@ -1,4 +1,4 @@
-"""What handlers return to say more than a value: `wait(...)`, and a probe's `NOT_DONE`."""
+"""What handlers return to say more than a value: `wait(...)`, `continue_as_new(...)`, and a probe's `NOT_DONE`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,24 @@ class WaitFor:
     def has_default(self) -> bool:
         """Whether the wait ends with `default` when its time is out, instead of failing with WaitTimeout (S7.5)."""
         return self.default is not MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class ContinueAsNew:
+    """Made by `continue_as_new(...)`: the run begins again, with this input unless it is MISSING."""
+
+    input: Any = MISSING
+
+
+def continue_as_new(input: Any = MISSING) -> ContinueAsNew:
+    """Return this from a step at the top level of a workflow without an end of its own: the run begins again at its first step, under its
+    id, with its data as they are now, and with this input if one is given.
+
+    Its history starts afresh, so that a run which goes on for years stays as quick as on its first day: what it did before is not
+    read any more, nor compensated; signals that nobody took are kept, and a deadline begins anew. It happens in one transaction with
+    the end of the step (S1.2, D1).
+    """
+    return ContinueAsNew(input)
 
 
 def wait(signal: str, *, timeout: Duration | None = None, default: Any = MISSING) -> WaitFor:

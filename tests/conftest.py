@@ -16,6 +16,11 @@ settings.register_profile("long", max_examples=2000, deadline=None, suppress_hea
 settings.load_profile(os.environ.get("FLUX_TEST_PROFILE", "quick"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first: so the workers of a parallel run end together."""
+    items.sort(key=lambda item: "processes" not in item.path.parts)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The event loop of the engine's tests."""

@@ -42,9 +42,11 @@ class Server:
         settings = "".join(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
         with (self._data / "postgresql.auto.conf").open("a") as file:
             file.write(f"{settings}unix_socket_directories = '{folder}'\n")
-        # Whoever ends the tests by force ends this pipe, and the server with it.
+        # Whoever ends the tests by force ends this pipe, and the server with it; a signal to their whole group does not end the guard.
         stop = f"read _; exec '{self._bin}/pg_ctl' -D '{self._data}' -m immediate -s stop"
-        self.guard = subprocess.Popen(["sh", "-c", stop], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", **self._as)
+        self.guard = subprocess.Popen(
+            ["sh", "-c", stop], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", start_new_session=True, **self._as
+        )
         self.start()
 
     def url(self, schema: str = "") -> str:
@@ -136,7 +138,9 @@ def running_server() -> Iterator[Server]:
 class Wire:
     """A way to a server that can lose things: give `PostgresStorage` its `url`.
 
-    `lose_answers`: a connection breaks when the server answers a statement of some kind, so often.
+    `lose_answers`: a connection breaks when the server answers a statement of some kind, so often. `hush`: nothing passes any more,
+    in neither direction, and no side is told; `speak`: what was held back passes. `forget`: that never happens, but new connections
+    are as they should be.
     """
 
     def __init__(self, server: Server, folder: Path) -> None:
@@ -145,9 +149,25 @@ class Wire:
         self._left = 0
         self._trigger = b""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._passing = asyncio.Event()  # whether anything passes on the connections that are made from here on
+        self._passing.set()
 
-    def url(self) -> str:
-        return f"postgresql://{USER}@/postgres?host={self._folder}"
+    def url(self, schema: str = "") -> str:
+        return f"postgresql://{USER}@/postgres?host={self._folder}" + (f"&flux_schema={schema}" if schema else "")
+
+    def hush(self) -> None:
+        """Nothing passes."""
+        self._passing.clear()
+
+    def speak(self) -> None:
+        """What was held back passes."""
+        self._passing.set()
+
+    def forget(self) -> None:
+        """Nothing passes on the connections that are there."""
+        self._passing.clear()
+        self._passing = asyncio.Event()
+        self._passing.set()
 
     def lose_answers(self, trigger: str, times: int = 1) -> None:
         """To executions of statements with these words in them."""
@@ -174,36 +194,53 @@ class Wire:
         self._tasks.add(task)
         upstream, downstream = await asyncio.open_unix_connection(self._server.folder / ".s.PGSQL.5432")
         doomed = asyncio.Event()
-        prepared: dict[bytes, bytes] = {}
+        passing = self._passing
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._forward(reader, downstream, doomed, prepared))
-                group.create_task(self._answer(upstream, writer, doomed))
-        except* (OSError, _Gone):
-            pass
+                group.create_task(self._forward(reader, downstream, doomed, passing))
+                group.create_task(self._answer(upstream, writer, doomed, passing))
+        except* (OSError, _Gone, asyncio.CancelledError):
+            pass  # nobody waits for this task, and asyncio would log that it was cancelled
         finally:
             writer.close()
             downstream.close()
             self._tasks.discard(task)
 
     async def _forward(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, prepared: dict[bytes, bytes]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, passing: asyncio.Event
     ) -> None:
-        while data := await reader.read(1 << 16):
+        prepared: dict[bytes, bytes] = {}
+        while data := await _heard(reader, passing):
             if data[:1] == b"P":  # Parse begins with the statement's name, after a byte and a length
                 prepared[data[5:].split(b"\0")[0]] = data
-            elif self._left and data[:1] == b"B" and self._trigger in prepared.get(data[5:].split(b"\0")[1], b""):  # Bind: portal, name
+            elif self._left and self._trigger in _statement(data, prepared):
                 self._left -= 1
                 doomed.set()
             writer.write(data)
         raise _Gone
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
-        while data := await reader.read(1 << 16):
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, passing: asyncio.Event
+    ) -> None:
+        while data := await _heard(reader, passing):
             if doomed.is_set():
                 raise _Gone  # the server has done it, and nobody will hear of it
             writer.write(data)
         raise _Gone
+
+
+def _statement(data: bytes, prepared: dict[bytes, bytes]) -> bytes:
+    """The text that this message executes, if it does."""
+    if data[:1] == b"B":  # Bind: a portal and the statement's name, each with its end
+        return prepared.get(data[5:].split(b"\0")[1], b"")
+    return data if data[:1] == b"Q" else b""  # Query: a text without parameters, such as COMMIT
+
+
+async def _heard(reader: asyncio.StreamReader, passing: asyncio.Event) -> bytes:
+    """What one side says, once it may pass; nothing when it has hung up."""
+    data = await reader.read(1 << 16)
+    await passing.wait()
+    return data
 
 
 class _Gone(Exception):

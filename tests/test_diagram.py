@@ -183,6 +183,7 @@ def test_describe() -> None:
         "data": "OrderData",
         "validated": True,
         "on_compensation_failure": "block",
+        "queue": None,
     }
     assert list(steps) == ["fetch", "reserve", "discount", "approval", "note", "cool-off", "noon", "some", "ship"]
     assert steps["fetch"] == {

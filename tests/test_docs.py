@@ -302,6 +302,9 @@ lucky = one.step("b", second_call_lucky, retries=0)
 pivoted = flow.commit("a", ok, pivot=True).step("b", second_call_lucky, retries=0)
 asked = flow.step("a", hang_once, timeout=1, probe=took_effect)
 fails = flow.step("a", ok, compensate=ok).step("b", refuse, retries=0)
+part = create_workflow("part").step("a", ok)
+kept = flow.child("c", part).step("b", refuse, retries=0)
+regretted = flow.child("c", create_workflow("part").step("a", ok, compensate=ok)).step("b", refuse, retries=0)
 
 # What the table says -> a story with it, the same story without it.
 Story = tuple[Any, ...]
@@ -321,6 +324,8 @@ STORIES: dict[str, tuple[Story, Story]] = {
     "a failure behind the pivot, which blocks the run": ((pivoted,), (lucky,)),
     '`resolve` with `"skip"` or `"done"`, at the last step': ((pivoted, "skip"), (pivoted,)),
     '`resolve` with `"retry"`, at the last step': ((pivoted, "again"), (pivoted,)),
+    "a child of one step, carried on by its parent's call": ((one.child("c", part).step("b", ok),), (one.step("b", ok),)),
+    "the undoing of a child with one compensation": ((regretted,), (kept,)),
     "a migration of a run that is carried on": ((waits, newer, "signal"), (waits, "signal")),
     "a signal to a run that the code here does not fit": ((waits, other, "signal"), (one.wait("go"),)),
 }

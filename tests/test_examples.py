@@ -88,6 +88,27 @@ SAYS = {
         "flowchart TD", 's3{{"approval"}}', "c4 -. skip .-> c5", "class s1,u4 completed", "class s6 failed", "class s2,s3,s5 skipped",
         "class s4 compensated",
     ],
+    "child_workflows.py": [
+        "1. tour-1 is suspended; waiting for a signal: truck\n", "tour: completed", "towns[2]/evening   completed", "evening: completed",
+        "truck: completed", "driver             completed", "Hamlet: Teatro Sá, Theatro Circo; on the road with Inês\n",
+        "2. tour: failed, because tour-2~", "failed: NonRetryable: no hall in Lisbon", "rehearse           compensated",
+        "towns[2]/evening   compensated", "evening: cancelled", "posters            compensated", "towns[3]/evening   failed",
+        "evening: failed", "ChildFailed  from   NonRetryable\n", "on disk of tour-2: 0 files",
+        "3. tour-2 is suspended again", "towns[1]/evening   completed (earlier: cancelled)",
+        "towns[3]/evening   completed (earlier: failed)", "truck              suspended\n",
+    ],
+    "nightly_report.py": [
+        "nightly@2026-03-28T01:30:00Z: at Sat 28 Mar 02:30 in Berlin, mitte-2026-03-27.txt",
+        "nightly@2026-03-29T01:00:00Z: at Sun 29 Mar 03:00 in Berlin", "nightly@2026-03-30T00:30:00Z: at Mon 30 Mar 02:30 in Berlin",
+        "2. ", "declares what is there: no change", "nightly@2026-04-02T00:30:00Z: at Thu 02 Apr 02:30 in Berlin",
+        "3. ", "nightly@2026-04-03T06:30:00Z/trigger: at Fri 03 Apr 08:30",
+        "the next run is at 2026-04-04 00:30:00+00:00; 6 runs were made",
+        "mitte-2026-03-26.txt mitte-2026-03-27.txt mitte-2026-03-28.txt mitte-2026-03-29.txt mitte-2026-04-01.txt mitte-2026-04-02.txt\n",
+    ],
+    "transactional_ledger.py": [
+        "1. exit code 9; ana 10000, shop 0\n", "2. completed: 1200 cents booked at attempt 2; ana 8800, shop 1200\n",
+        "3. order-1 completed, order-3 failed; ana 8800, shop 1200\n", "order-3: book compensated, pack failed",
+    ],
     "retry_a_failed_step.py": [
         "order-1 is failed: the bank does not answer", "reserve    compensated  attempts: 1  warehouse 1: 2 reserved",
         "charge     failed       attempts: 4",

@@ -30,8 +30,12 @@ def outstanding(state: RunState, now: int) -> Outstanding:
 
 
 def _next_tick(state: RunState, now: int) -> int | None:
-    """The next timer beside the attempts that run. A deadline that has passed is waited for by nobody: see `interrupt`."""
+    """The next timer beside the attempts that run. A deadline that has passed is waited for by nobody: see `interrupt`; nor is a
+    retry that is due when the run is to go down: what runs has to end first."""
     times = [st.due_at for st in state.parked.values() if st.due_at is not None]
+    overdue = state.deadline_at is not None and now >= state.deadline_at
+    if state.unwinding is None and (state.cancel is not None or state.failing is not None or overdue):
+        times = [at for at in times if at > now]
     if state.unwinding is None and state.deadline_at is not None and now < state.deadline_at:
         times.append(state.deadline_at)
     return min(times, default=None)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from ..errors import InvalidArgument, PastPivot
 from .failure import Failure
 from .inside import DONE, applied, arms_of, ghosts_at, goes_on_itself, lies_in, make_due, stand_anew
+from .patterns import pattern
 from .places import END, FANS, Level, Place, fan_of, place, trail
 from .plan import PROBE, UNDO, Plan, Sequence, base_path
 from .records import Record, Reopened, RunBlocked, StepInherited, StepResolved
@@ -50,11 +51,13 @@ def _wholly_done(state: RunState, st: StepState) -> bool:
 
 
 def _partly_done(state: RunState, st: StepState, named: str = "") -> bool:
-    """Whether what is done inside this step stands, and the rest begins again: when there is something, when it is a wait whose time
-    was out, or when somebody has named what is to begin again in there. Else the whole step does."""
+    """Whether what is done inside this step stands, and the rest begins again: when there is something, when a child goes on in there,
+    when it is a wait whose time was out, or when somebody has named what is to begin again in there. Else the whole step does."""
     if st.inside is None:
         return False
-    return st.node.kind is Kind.WAIT or lies_in(named, st.path) or any(_inside_with(state, st, DONE))
+    if st.node.kind is Kind.WAIT or lies_in(named, st.path) or any(lies_in(path, st.path) for path in state.children):
+        return True
+    return any(_inside_with(state, st, DONE))
 
 
 def _inside_with(state: RunState, st: StepState, statuses: frozenset[StepStatus]) -> Iterator[str]:
@@ -73,9 +76,21 @@ def retry_from(state: RunState, from_step: str | None) -> str:
         raise InvalidArgument(f"from_step {from_step!r} is in a branch that the run did not take")
     if any(level.owner and state.steps[level.owner].inherited for level in trail(state.plan, from_step)):
         raise InvalidArgument(f"from_step {from_step!r} is inside a step that this fork shares with its origin: name that step")
+    going = _child_done_again(state, from_step) if state.children else None
+    if going is not None:
+        raise InvalidArgument(
+            f"from_step {from_step!r} would do {going!r} again, whose child {state.children[going]!r} goes on: cancel that first"
+        )
     if state.pivot is not None and here <= place(state.plan, state.pivot):
         raise PastPivot(f"{from_step!r} stands before the point of no return {state.pivot!r}, which has completed: fork the run instead")
     return from_step
+
+
+def _child_done_again(state: RunState, from_step: str) -> str | None:
+    """A step that this retry would do again though its child goes on."""
+    search = _Search(state, from_step)
+    search.sequence("", state.plan.root)
+    return next((one for one in state.children if one in search.found or one == from_step or lies_in(one, from_step)), None)
 
 
 def _entered(state: RunState, level: Level) -> bool:
@@ -128,6 +143,10 @@ def reopen(state: RunState, record: Reopened) -> None:
     """An ended or blocked run goes on, or runs its commit steps again."""
     state.assign(state, "generation", record.generation)
     state.assign(state, "again", True)
+    if record.cause == "unwind":
+        for name, value in (("ended", None), ("ended_at", None), ("demand", 0), ("cancel", None)):
+            state.assign(state, name, value)
+        return
     if record.cause == "replay":
         _start_replay(state)
         return
@@ -161,16 +180,23 @@ class _Search:
     def sequence(self, key: str, steps: Sequence) -> bool:
         """Whether everything in this sequence, or graph, is done."""
         undone: set[str] = set()
-        for ghost in ghosts_at(self.state, key):
-            self._step(ghost.path)
+        gone = self._gone(key) if self.state.plan.ports else END[0]
         for node in steps.nodes:
             path = steps.path_of(key, node)
-            if undone if steps.needs is None else undone & steps.needs[node.name]:
+            if undone or node.index > gone if steps.needs is None else undone & steps.needs[node.name]:
                 undone.add(node.name)
                 self._all_at(path)
             elif not self._step(path):
                 undone.add(node.name)
         return not undone
+
+    def _gone(self, key: str) -> float:
+        """Where in this sequence the first step stands that is to be done again, and that a migration to come will drop."""
+        paths = [ghost.path for ghost in ghosts_at(self.state, key) if not self._step(ghost.path)]
+        if self.named and self.named.rpartition("/")[0] == key:
+            paths.append(self.named)
+        ghosts = [self.state.plan.ghosts.get(pattern(path)) for path in paths]
+        return min((ghost.place for ghost in ghosts if ghost is not None), default=END[0])
 
     def _all_at(self, path: str) -> None:
         self.found.update(dict.fromkeys(one for one in self.state.steps if one == path or lies_in(one, path)))
@@ -178,7 +204,7 @@ class _Search:
     def _step(self, path: str) -> bool:
         state = self.state
         st = state.steps.get(path)
-        if st is None or goes_on_itself(state, st):
+        if st is None or path == self.named or goes_on_itself(state, st):
             return False
         if _wholly_done(state, st) and not lies_in(self.named, path):
             return True
@@ -199,6 +225,8 @@ def _lift(state: RunState, deadline_at: int | None) -> None:
     """Nothing is left of how the run ended, or what it waited for."""
     for name in ("ended", "ended_at", "blocked", "cancel", "failing", "unwinding"):
         state.assign(state, name, None)
+    state.assign(state, "unclean", False)
+    state.assign(state, "descending", False)
     state.assign(state, "undo", ())
     state.assign(state, "undo_at", 0)
     state.assign(state, "deadline_at", deadline_at)
@@ -223,6 +251,7 @@ def _set_aside(state: RunState, paths: Collection[str], generation: int) -> None
             state.put(state.keys, path, (state.key_of(path)[0], generation))
         elif needs_undo(st) or (st.doubt and st.node.probe is not None):
             owed = StepState(path, st.node)
+            owed.child, owed.told = st.child, st.told
             owed.owed = needs_undo(st)
             owed.doubt = st.doubt
             state.put(state.owed, path, owed)
@@ -300,7 +329,7 @@ def ended_again(state: RunState) -> None:
 
 def _serve(state: RunState, path: str) -> None:
     """The step is what it was before the replay came to it, and is not asked after any more."""
-    state.drop(state.steps, path + PROBE)
+    state.assign(state, "steps", {one: st for one, st in state.steps.items() if one != path + PROBE})
     *earlier, original = state.past[path]
     state.put(state.past, path, (*earlier, state.steps[path]))
     state.put(state.steps, path, original)
@@ -325,6 +354,7 @@ def resolve(state: RunState, record: StepResolved) -> StepStatus | None:
         state.unpark(state.steps[one])
     _set_aside(state, within, state.generation)
     state.assign(state, "again", True)
+    state.assign(state, "descending", False)
     frame = state.frame_of(path)
     if state.failing is None and frame is not None:
         make_due(state, frame)

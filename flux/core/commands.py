@@ -12,19 +12,32 @@ from .failure import Failure
 from .value import Value
 
 Changes: TypeAlias = dict[str, str | None]  # key of the run's data -> encoded value, or None for 'deleted'
+PostingKind: TypeAlias = Literal["signal", "cancel", "child", "unwind"]
 CutCause: TypeAlias = Literal["cancelled", "deadline", "shutdown", "stopped"]
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Posting(Value):
-    """A stored request from outside: a signal, or a cancel. `seq` counts from 1 per run, in order of acceptance (I24)."""
+    """A stored word from outside: a signal, a cancel, the end of a child, or a parent's demand that a finished child be undone.
+    `seq` counts from 1 per run, in order of acceptance (I24)."""
 
     seq: int
-    kind: Literal["signal", "cancel"]
+    kind: PostingKind
     name: str
     payload: str
     signal_id: str | None = None
     at: int = 0
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Tell(Value):
+    """A word from this run to a child of its: that it is to be cancelled, or, once it has ended, undone."""
+
+    run_id: str
+    kind: Literal["cancel", "unwind"]
+    reason: str = ""
+    compensate: bool = True
+    interrupt: bool = False
 
 
 class Command(Value):
@@ -57,6 +70,16 @@ class Suspended(Command):
     signal: str
     timeout: int | None = None
     default: str | None = None
+    changes: Changes | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Continued(Command):
+    """An attempt's handler returned `flux.continue_as_new(...)`: the run begins again, with this input (None: the one it had)."""
+
+    path: str
+    attempt: int
+    input: str | None
     changes: Changes | None = None
 
 

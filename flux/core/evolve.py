@@ -39,6 +39,9 @@ from .records import (
     BranchEnded,
     CancelRefused,
     CancelRequested,
+    ChildEnded,
+    ChildStarted,
+    ChildTold,
     ItemsListed,
     ParallelStarted,
     Record,
@@ -64,11 +67,12 @@ from .records import (
     StepStarted,
     StepSuspended,
     TurnStarted,
+    UndoDemanded,
     UnwindStarted,
     WaitExpired,
     WaitStarted,
 )
-from .state import ABSENT, OPEN, RAN, Frame, Inside, RunState, StepState, needs_undo
+from .state import ABSENT, HALF_UNDONE, OPEN, RAN, Frame, Inside, RunState, StepState, is_left, needs_undo
 from .status import RunStatus, StepStatus
 from .workflow import Kind
 
@@ -236,17 +240,21 @@ def _not_due(state: RunState, path: str) -> None:
 
 
 def _run_created(state: RunState, record: RunCreated, at: int) -> None:
+    if state.frames:
+        state.clear()
     state.workflow = record.workflow
     state.version = record.version
     state.shape = record.shape
     state.input = record.input
     state.deadline_at = record.deadline_at
-    state.created_at = at
+    state.created_at = at if record.created_at is None else record.created_at
+    state.parent = record.parent
+    state.continuation = record.continuation
     state.first = record.data
     state.change(record.data)
     root = Frame("", "", state.plan.root)
-    state.frames[""] = root
-    state.due[""] = root
+    state.put(state.frames, "", root)
+    state.put(state.due, "", root)
 
 
 def _step_started(state: RunState, record: StepStarted, at: int) -> None:
@@ -365,13 +373,13 @@ def _attempt_lost(state: RunState, record: AttemptLost, at: int) -> None:
     st = _running(state, record.path)
     st.lost += 1
     st.guilty += st.alone
-    st.doubt = True
+    st.doubt = st.doubt or not st.node.transactional
     _park_attempt(state, st, record.retry_at, at)
 
 
 def _attempt_cut(state: RunState, record: AttemptCut, at: int) -> None:
     st = _running(state, record.path)
-    st.doubt = True
+    st.doubt = st.doubt or not st.node.transactional
     _park_attempt(state, st, record.retry_at, at)
 
 
@@ -487,15 +495,17 @@ def _unwind_started(state: RunState, record: UnwindStarted, at: int) -> None:
         state.save(st).status = StepStatus.CANCELLED
         state.put(state.steps, path, st)
         state.drop(state.owed, path)
-    for prefix in list(state.due):
-        state.drop(state.due, prefix)
+    for frontier in (state.due, state.stopping):
+        for key in list(frontier):
+            state.drop(frontier, key)
     state.assign(state, "blocked", None)
+    state.assign(state, "descending", False)
     state.assign(state, "unwinding", record)
     if not record.compensate:
         state.assign(state, "undo", state.undo[: state.undo_at])
     else:
         paths = list(state.steps)
-        if state.again:  # what an earlier generation left stands where it was reached then
+        if state.past:  # what an earlier generation left stands where it was reached then
             paths.sort(key=lambda path: place(state.plan, path))
         state.assign(state, "undo", tuple(path for path in reversed(paths) if needs_undo(state.steps[path])))
 
@@ -535,6 +545,69 @@ def _arms_joined(state: RunState, record: ArmsJoined, at: int) -> None:
     _end(state, st, StepStatus.COMPLETED, at)
 
 
+def _child_started(state: RunState, record: ChildStarted, at: int) -> None:
+    st = _reach(state, record.path, at, kind=Kind.CHILD)
+    _not_due(state, record.path)
+    st.status = StepStatus.SUSPENDED
+    st.child = record.child
+    st.told = 0
+    st.owed = False
+    state.put(state.children, record.path, record.child)
+
+
+def _child_told(state: RunState, record: ChildTold, at: int) -> None:
+    path = record.path
+    if path.endswith(UNDO):
+        _undo_child(state, path, at)
+        return
+    _known(state, path).told = 2 if record.interrupt else 1
+    if record.why == "cancel":
+        state.assign(state, "descending", True)
+
+
+def _undo_child(state: RunState, path: str, at: int) -> None:
+    st = _reach(state, path, at)
+    st.status = StepStatus.SUSPENDED
+    st.attempt = 1
+    _show_undo(state, path, StepStatus.COMPENSATING)
+    _turn_to(state, base_path(path))
+    state.put(state.children, path, state.steps[base_path(path)].child)
+
+
+def _child_ended(state: RunState, record: ChildEnded, at: int) -> None:
+    path = record.path
+    st = _known(state, path)
+    state.drop(state.children, path)
+    if not record.clean:
+        state.assign(state, "unclean", True)
+    if path.endswith(UNDO):
+        if record.status == "cancelled":
+            st.status = StepStatus.COMPLETED
+            st.ended_at = at
+            _undone(state, path)
+            state.assign(state, "undo_at", state.undo_at + 1)
+        elif record.status == "failed":
+            _known(state, base_path(path)).told = HALF_UNDONE
+        return None
+    if record.status == "completed":
+        st.result = record.result
+        if not is_left(st):
+            return _end(state, st, StepStatus.COMPLETED, at)
+        st.status = StepStatus.COMPLETED
+        st.ended_at = at
+        return None
+    st.failure = record.failure
+    st.status = StepStatus.CANCELLED  # until a record says that it failed
+    st.ended_at = at
+    return None
+
+
+def _undo_demanded(state: RunState, record: UndoDemanded, at: int) -> None:
+    if state.ended is None or (state.ended is RunStatus.COMPLETED and state.pivot is None):
+        state.assign(state, "demand", record.seq)
+        state.assign(state, "again", True)
+
+
 def _run_completed(state: RunState, record: RunCompleted, at: int) -> None:
     _finish(state, RunStatus.COMPLETED, at)
 
@@ -552,6 +625,10 @@ def _finish(state: RunState, status: RunStatus, at: int) -> None:
     state.assign(state, "blocked", None)
     state.assign(state, "ended", status)
     state.assign(state, "ended_at", at)
+    if state.descending:
+        state.assign(state, "descending", False)
+    if status is not RunStatus.COMPLETED and state.demand:
+        state.assign(state, "demand", 0)
     if state.replay is not None:
         ended_again(state)
 
@@ -574,6 +651,7 @@ def _run_unblocked(state: RunState, record: RunUnblocked, at: int) -> None:
 
 def _cancel_refused(state: RunState, record: CancelRefused, at: int) -> None:
     state.assign(state, "cancel", None)
+    state.assign(state, "descending", False)
 
 
 def _attempt_isolated(state: RunState, record: AttemptIsolated, at: int) -> None:
@@ -673,4 +751,8 @@ EVOLVE: dict[type[Record], Evolve] = {
     ArmEnded: _arm_ended,
     ArmsStopped: _arms_stopped,
     ArmsJoined: _arms_joined,
+    ChildStarted: _child_started,
+    ChildTold: _child_told,
+    ChildEnded: _child_ended,
+    UndoDemanded: _undo_demanded,
 }

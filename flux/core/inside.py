@@ -42,8 +42,8 @@ def arms_of(st: StepState) -> list[tuple[str, Sequence]]:
 
 
 def goes_on_itself(state: RunState, st: StepState) -> bool:
-    """Whether the step is under way: its attempt runs, or it waits for time or a signal."""
-    return st.path in state.parked or st.path in state.calls
+    """Whether the step is under way: its attempt runs, or it waits for time, a signal or a child."""
+    return st.path in state.parked or st.path in state.calls or st.path in state.children
 
 
 def lies_in(path: str, owner: str) -> bool:
@@ -68,7 +68,11 @@ def inside_of(st: StepState) -> Inside:
 
 def enter(state: RunState, st: StepState, inside: Inside) -> None:
     """The step goes on in its branches."""
-    state.drop(state.due, _frame(state, st.path).key)
+    frame = _frame(state, st.path)
+    if frame.steps.needs is None:
+        state.drop(state.due, frame.key)
+    else:
+        make_due(state, frame)
     state.save(st)
     st.status = StepStatus.RUNNING
     st.inside = inside
@@ -382,7 +386,7 @@ def arm_failed(state: RunState, key: str, path: str, at: int) -> None:
     close_frame(state, key)
     if _has_graph(frame.steps):
         _close_inside(state, key, at)
-        if any(lies_in(one, key) for one in state.calls):
+        if any(lies_in(one, key) for one in (*state.calls, *state.children)):
             state.put(state.stopping, key, st)
     _begin_next(state, st)
 

@@ -122,12 +122,17 @@ def conclude(draft: Decision, st: StepState) -> None:
     over = len(inside.done) + failed == total
     if (early or lost) and not over and not inside.stopping:
         draft.emit(ArmsStopped(st.path))
-    if not (over or inside.stopping) or ((failed or inside.stopping) and any(lies_in(path, st.path) for path in draft.state.calls)):
+    if not (over or inside.stopping) or ((failed or inside.stopping) and _goes_on_inside(draft.state, st)):
         return
     if won:
         _join(draft, st)
     else:
         fail(draft, st.path, 0, _why(draft, st, total, need))
+
+
+def _goes_on_inside(state: RunState, st: StepState) -> bool:
+    """Whether an attempt runs, or a child is under way, in a branch of this step."""
+    return any(lies_in(path, st.path) for path in (*state.calls, *state.children))
 
 
 def _counts(st: StepState) -> tuple[int, int]:
@@ -174,7 +179,8 @@ def clash(draft: Decision, path: str, attempt: int, changes: Changes | None) -> 
     if key is None:
         return False
     text = f"{path!r} changed {key!r} of the data, and so did a step that it does not come after, to another value"
-    fail(draft, path, attempt, Failure.of("DataConflict", text), doubt=attempt > 0)  # its handler has returned: it is to be undone
+    undone = attempt == 0 or draft.state.steps[path].node.transactional  # else its handler has returned: it is to be undone
+    fail(draft, path, attempt, Failure.of("DataConflict", text), doubt=not undone)
     return True
 
 

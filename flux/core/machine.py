@@ -21,12 +21,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .again import retry_from
+from .children import begin_child, call_back, child_told, demanded, leave_children, stop_children, undo_child, undo_for_parent
 from .commands import (
     Advance,
     Answered,
     Arrived,
     Block,
+    Changes,
     Command,
+    Continued,
     Cut,
     CutCause,
     Lost,
@@ -44,7 +47,7 @@ from .commands import (
 )
 from .decision import Decision, Moment
 from .failure import Failure
-from .inside import at_end, ready
+from .inside import applied, at_end, ready
 from .joins import branch_over, clash, conclude, culprit, fail, take_up
 from .plan import PROBE, Node, Plan, base_path
 from .records import (
@@ -121,7 +124,7 @@ def _step_on(draft: Decision, command: Command) -> bool:
     state = draft.state
     if type(command) is not Returned or state.due or state.blocked or state.unwinding or state.cancel or state.failing or state.again:
         return False
-    if draft.moment.halt or _overdue(draft):
+    if draft.moment.halt or state.children or _overdue(draft):
         return False
     st = state.calls.get(command.path)
     if st is None or st.attempt != command.attempt or not st.node.plain:
@@ -173,6 +176,30 @@ def _suspended(draft: Decision, command: Suspended) -> None:
         _deliver_kept(draft, command.path, command.signal)
 
 
+def _continued(draft: Decision, command: Continued) -> None:
+    """The run begins again, unless it is on its way down."""
+    state = draft.state
+    if _attempt(draft, command.path, command.attempt) is None:
+        return None
+    if state.frames[""].steps.needs is not None:
+        text = f"{command.path!r} stands in a graph, where other steps may be under way: only a step of a sequence can begin the run anew"
+        return fail(draft, command.path, command.attempt, Failure.of("InvalidWorkflow", text))
+    if state.cancel is not None or _overdue(draft) or state.blocked is not None:
+        return draft.emit(StepCompleted(command.path, command.attempt, "null", command.changes))
+    plan, definition = state.plan, state.plan.definition
+    deadline_at = None if definition.deadline is None else draft.now + definition.deadline
+    before: Changes = dict(state.data)
+    data: Changes = dict(applied([before, command.changes]))
+    text = state.input if command.input is None else command.input
+    draft.emit(
+        RunCreated(
+            definition.name, definition.version, plan.shape, text, data, deadline_at, state.parent, state.continuation + 1, command.path,
+            state.created_at,
+        )
+    )  # fmt: skip
+    draft.fresh = True
+
+
 def _answered(draft: Decision, command: Answered) -> None:
     """What a probe found out: the step is done, or it is tried again, as often as its retries allow (S3.8)."""
     if _attempt(draft, command.path, command.attempt) is None:
@@ -191,18 +218,19 @@ def _raised(draft: Decision, command: Raised) -> None:
     st = _attempt(draft, command.path, command.attempt)
     if st is None:
         return None
-    if command.doubt and st.node.probe is not None and not _stopping(draft, st):
+    doubt = command.doubt and not st.node.transactional
+    if doubt and st.node.probe is not None and not _stopping(draft, st):
         delay = st.node.retry.delay(st.raised + 1, draft.moment.draw()) if st.raised < st.node.retries else 0
         return draft.emit(AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, True))
-    if command.retryable and _may_retry(draft, st, command.doubt):
+    if command.retryable and _may_retry(draft, st, doubt):
         node = st.node
         delay = command.delay or 0
         if command.delay is None:
             delay = node.retry.delay(st.raised + 1, draft.moment.draw())
         if _within_budget(draft, st, delay):
-            draft.emit(AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, command.doubt))
+            draft.emit(AttemptFailed(command.path, command.attempt, command.failure, draft.now + delay, doubt))
             return None
-    fail(draft, command.path, command.attempt, command.failure, command.doubt)
+    fail(draft, command.path, command.attempt, command.failure, doubt)
 
 
 def _may_retry(draft: Decision, st: StepState, doubt: bool) -> bool:
@@ -273,6 +301,8 @@ def _released(draft: Decision, command: Released) -> None:
 def _tick(draft: Decision, command: Tick) -> None:
     state = draft.state
     now = draft.now
+    if state.descending:
+        return
     for st in [st for st in state.parked.values() if st.due_at is not None and st.due_at <= now]:
         if st.path in state.parked:
             _fire(draft, st)
@@ -325,12 +355,11 @@ def _arrived(draft: Decision, command: Arrived) -> None:
         if posting.seq <= state.inbox_seq:
             continue
         state.assign(state, "inbox_seq", posting.seq)
-        if posting.kind == "cancel":
-            if state.ended is None:
-                _cancel(draft, posting)
+        if posting.kind != "signal":
+            _FROM_OTHERS[posting.kind](draft, posting)
             continue
         paths = state.waits.get(posting.name)
-        if paths and state.blocked is None and state.ended is None:
+        if paths and state.blocked is None and state.ended is None and not state.descending:
             _deliver(draft, paths[0], posting)
         else:
             state.put(state.inbox, posting.name, (*state.inbox.get(posting.name, ()), posting))
@@ -341,6 +370,8 @@ def _arrived(draft: Decision, command: Arrived) -> None:
 def _cancel(draft: Decision, posting: Posting) -> None:
     """A second cancel is the same request, and one during compensation changes nothing (S11.2), unless that is blocked."""
     state = draft.state
+    if state.ended is not None:
+        return
     draft.consumed.append(posting.seq)
     request = draft.moment.read_cancel(posting)
     if state.unwinding is not None:
@@ -354,6 +385,9 @@ def _cancel(draft: Decision, posting: Posting) -> None:
         draft.emit(request)
     elif request.interrupt and not first.interrupt:
         draft.emit(CancelRequested(posting.seq, first.reason, first.compensate, True))
+
+
+_FROM_OTHERS = {"cancel": _cancel, "child": child_told, "unwind": demanded}
 
 
 def _leave_undone(draft: Decision, request: CancelRequested) -> None:
@@ -378,7 +412,7 @@ def _deliver_kept(draft: Decision, path: str, signal: str) -> None:
     """A signal that came before the run waited for it is kept, and taken now (S7.2)."""
     state = draft.state
     kept = state.inbox.get(signal)
-    if not kept or state.blocked is not None:
+    if not kept or state.blocked is not None or state.descending:
         return
     first, *rest = kept
     if rest:
@@ -425,6 +459,7 @@ def _migrate(draft: Decision, command: Migrate) -> None:
     plan = draft.state.plan
     port = plan.ports.get(draft.state.version)
     draft.emit(RunMigrated(plan.definition.version, plan.shape, dict(port.rename) or None if port is not None else None))
+    leave_children(draft)
 
 
 def _deliver_all(draft: Decision) -> None:
@@ -439,6 +474,7 @@ _DECIDE: dict[type[Command], Callable[[Decision, Any], None]] = {
     Advance: _advance,
     Returned: _returned,
     Suspended: _suspended,
+    Continued: _continued,
     Raised: _raised,
     Cut: _cut,
     Lost: _lost,
@@ -467,25 +503,44 @@ def _overdue(draft: Decision) -> bool:
 
 def _settle(draft: Decision) -> None:
     """Take the run as far as it goes without an answer from outside."""
+    _go_far(draft)
+    if draft.state.demand and undo_for_parent(draft):
+        _go_far(draft)
+
+
+def _go_far(draft: Decision) -> None:
     state = draft.state
     while state.ended is None and (state.blocked is None or _unparks(state)):
-        for st in list(state.stopping.values()):
-            conclude(draft, st)
+        if state.stopping:
+            _stop(draft)
         if state.replay is not None:
             return _replay_on(draft)
         if state.unwinding is not None:
             return _unwind_on(draft)
         if state.cancel is not None or state.failing is not None or _overdue(draft):
-            if state.calls:
-                return None  # what is in flight is recorded first (I28)
-            _go_down(draft)
+            if not _go_down(draft):
+                return None
         elif not state.due:
             return None
         else:
             frame = next(iter(state.due.values()))
             if draft.moment.halt and ready(state, frame) is not None:
                 return None  # nothing starts any more, but what is at its end may end
-            _take_up(draft, frame)
+            if not _take_up(draft, frame):
+                return None
+
+
+def _stop(draft: Decision) -> None:
+    """Tell the children in branches that nobody waits for, and end the steps in whose branches nothing goes on any more; one that ends
+    may make another stop."""
+    state = draft.state
+    seen: list[str] = []
+    while seen != list(state.stopping):
+        seen = list(state.stopping)
+        for top, st in list(state.stopping.items()):
+            if state.children:
+                stop_children(draft, top)
+            conclude(draft, st)
 
 
 def _unparks(state: RunState) -> bool:
@@ -493,17 +548,25 @@ def _unparks(state: RunState) -> bool:
     return state.cancel is not None and state.unwinding is None
 
 
-def _go_down(draft: Decision) -> None:
-    """The run cannot go on: unwind it; past its point of no return, that is for a person to say (S9.4)."""
+def _go_down(draft: Decision) -> bool:
+    """The run cannot go on: unwind it; past its point of no return, that is for a person to say (S9.4). False: something of it has to
+    end first: what is in flight, and is recorded first (I28), and its children."""
     state = draft.state
+    if state.calls:
+        return False
     if state.pivot is None or (state.cancel is not None and not state.cancel.compensate):
+        if state.children and call_back(draft):
+            return False
         _unwind(draft)
     elif state.cancel is not None:
         draft.emit(CancelRefused(state.cancel.seq))
     elif state.failing is None and _at_end(state):
+        if call_back(draft):
+            return False
         draft.emit(RunCompleted())
     else:
         _block_past_pivot(draft)
+    return True
 
 
 def _at_end(state: RunState) -> bool:
@@ -543,15 +606,18 @@ _ENDINGS: dict[RunStatus, Callable[[], Record]] = {
 }
 
 
-def _take_up(draft: Decision, frame: Frame) -> None:
-    """Start the next step of this frame, or end the frame."""
+def _take_up(draft: Decision, frame: Frame) -> bool:
+    """Start the next step of this frame, or end the frame. False: the run is at its end, but for children of steps that are gone."""
     node = ready(draft.state, frame)
     if node is not None:
         _reach(draft, node, frame.path_of(node))
     elif frame.owner:
         branch_over(draft, frame)
+    elif draft.state.children and call_back(draft):
+        return False
     else:
         draft.emit(RunCompleted())
+    return True
 
 
 def _reach(draft: Decision, node: Node, path: str) -> None:
@@ -569,6 +635,8 @@ def _reach(draft: Decision, node: Node, path: str) -> None:
         _start_wait(draft, node, path)
     elif node.bodies:
         take_up(draft, node, path)
+    elif node.kind is Kind.CHILD:
+        begin_child(draft, node, path)
     else:
         _start_sleep(draft, node, path)
 
@@ -615,14 +683,17 @@ def _unwind(draft: Decision) -> None:
 def _unwind_on(draft: Decision) -> None:
     """Start the next compensation, or end the run."""
     state = draft.state
-    if state.calls or state.parked:
+    if state.calls or state.parked or state.children:
         return
     if state.undo_at < len(state.undo):
-        if not draft.moment.halt:
-            draft.emit(StepStarted(undo_path(state.undo[state.undo_at]), 1))
+        path = undo_path(state.undo[state.undo_at])
+        if state.steps[base_path(path)].node.kind is Kind.CHILD:
+            undo_child(draft, path)
+        elif not draft.moment.halt:
+            draft.emit(StepStarted(path, 1))
         return
     unwinding = state.unwinding
-    failed = any(_undo_failed(state, path) for path in state.undo)
+    failed = state.unclean or any(_undo_failed(state, path) for path in state.undo)
     cancelled = unwinding is not None and unwinding.cause == "cancelled" and not failed
     draft.emit(RunCancelled() if cancelled else RunFailed())
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from .patterns import NTH, body_path, numbered, pattern, step_path
 from .retry import SECOND, Retry
-from .workflow import Body, CompensateWhen, Definition, Handler, Kind, Migration, Step
+from .workflow import Body, CompensateWhen, Definition, Handler, Kind, Migration, Step, can_be_undone
 
 UNDO = "!undo"  # the path of a compensation is its step's path and this
 PROBE = "!probe"  # and that of its probe
@@ -49,7 +49,9 @@ class Node:
         "sheltered",
         "step",
         "timeout",
+        "transactional",
         "undo",
+        "undoable",
         "undoes",
         "when",
     )
@@ -69,11 +71,14 @@ class Node:
         self.retry = step.retry or defaults.retry
         self.timeout = self._timeout(step, defaults)
         self.on_unknown = step.on_unknown
+        self.transactional = step.transactional
         self.bodies = {name: Sequence(body, defaults, inside=True) for name, body in step.bodies.items()}
         self.compensate_when: CompensateWhen = step.compensate_when
         self.undoes: Node | None = None
         self.probes: Node | None = None
-        self.undo = None if step.compensate is None else self._make_undo(step.compensate, defaults)
+        self.undoable = step.compensate is not None or (step.child is not None and can_be_undone(step.child.body))
+        undoes = self.undoable or step.kind is Kind.CHILD  # a child undoes what it did by itself
+        self.undo = self._make_undo(step.compensate, defaults) if undoes else None
         self.probe = None if step.probe is None else self._make_probe(step.probe, defaults)
         self.plain = not step.pivot  # its end concerns nothing but the top sequence
 
@@ -83,7 +88,7 @@ class Node:
             return step.timeout
         return defaults.timeout
 
-    def _make_undo(self, handler: Handler, defaults: Defaults) -> Node:
+    def _make_undo(self, handler: Handler | None, defaults: Defaults) -> Node:
         step = self.step
         undo = Node(Step(step.name + UNDO, Kind.STEP, handler, timeout=step.compensate_timeout), self.index, defaults)
         undo.retries = defaults.retries if step.compensate_retries is None else step.compensate_retries

@@ -6,7 +6,7 @@ dropped stays in the state as a ghost: its changes to the data hold, and its com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import fields, replace
 from typing import Any
 
@@ -79,13 +79,15 @@ def migrate(state: RunState, record: RunMigrated) -> None:
         if old is not None and name == path:
             state.put(state.keys, path, (numbered(old, path), generation))
     if state.ended is None and state.unwinding is None and state.replay is None:  # what is undone or run again is so, gone or not
-        _leave_ghosts(state, port)
+        later = state.plan.ports.get(record.version)
+        _leave_ghosts(state, port.ghosts.keys() - (later.ghosts.keys() if later is not None else ()))
 
 
-def _leave_ghosts(state: RunState, port: Port) -> None:
+def _leave_ghosts(state: RunState, gone: Set[str]) -> None:
+    """`gone`: what the version that the run is now of has no more; a later one may have dropped other steps."""
     blocked = state.blocked
-    stuck = None if blocked is None else _ghost_of(port, blocked.path)
-    for st in [st for st in state.steps.values() if _ghost_of(port, st.path)]:
+    stuck = None if blocked is None else _ghost_of(gone, blocked.path)
+    for st in [st for st in state.steps.values() if _ghost_of(gone, st.path)]:
         if st.status in OPEN or st.path == stuck:
             _leave(state, st)
     if blocked is not None and stuck:
@@ -94,10 +96,10 @@ def _leave_ghosts(state: RunState, port: Port) -> None:
         stand_anew(state)
 
 
-def _ghost_of(port: Port, path: str) -> str:
+def _ghost_of(gone: Set[str], path: str) -> str:
     """The dropped step that this path belongs to, '' for none."""
     path = pattern(base_path(path))
-    while path and path not in port.ghosts:
+    while path and path not in gone:
         path = path.rpartition("/")[0]
     return path
 
@@ -110,6 +112,9 @@ def _leave(state: RunState, st: StepState) -> None:
         state.drop(state.calls, path)
     frame = None if "!" in path else state.frame_of(path)
     state.unpark(st)
+    for top, stopped in list(state.stopping.items()):
+        if stopped is st:
+            state.drop(state.stopping, top)
     st.status = StepStatus.CANCELLED
     st.due_at = None
     for key in [key for key, frame in state.frames.items() if frame.owner == path]:

@@ -14,7 +14,8 @@ from .failure import Failure
 from .value import Value
 
 UnwindCause: TypeAlias = Literal["failed", "cancelled", "deadline"]
-Again: TypeAlias = Literal["retry", "replay"]
+Again: TypeAlias = Literal["retry", "replay", "unwind"]
+Told: TypeAlias = Literal["cancel", "stop", "unwind"]
 Way: TypeAlias = Literal["retry", "skip", "done"]
 
 
@@ -26,7 +27,10 @@ class Record(Value):
 
 @dataclass(slots=True, eq=False, repr=False)
 class RunCreated(Record):
-    """Always the first record: what the run is, and what it was given."""
+    """Always the first record: what the run is, and what it was given. `continuation` counts how often it has begun again
+    (`continue_as_new`), the last time by the attempt of the step `path` that returned with this record; `created_at` is then when
+    it was created.
+    """
 
     workflow: str
     version: str
@@ -34,6 +38,10 @@ class RunCreated(Record):
     input: str
     data: Changes
     deadline_at: int | None = None
+    parent: str = ""  # the id of the run whose child this is
+    continuation: int = 0
+    path: str = ""
+    created_at: int | None = None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -266,7 +274,8 @@ class StepResolved(Record):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Reopened(Record):
-    """A person had an ended run do something again (D1): go on from `from_path` ('' for its end), or run its commit steps again."""
+    """An ended run does something again (D1): a person had it go on from `from_path` ('' for its end), or run its commit steps again;
+    or its parent has it undo what it did (D6)."""
 
     generation: int
     cause: Again
@@ -364,6 +373,44 @@ class ArmsJoined(Record):
     changes: Changes | None
 
 
+@dataclass(slots=True, eq=False, repr=False)
+class ChildStarted(Record):
+    """The run `child` has been made, in the transaction of this record: the step waits for its end (S1.2, I41)."""
+
+    path: str
+    child: str
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ChildTold(Record):
+    """In the transaction of this record the child was asked to end: the whole run goes down ("cancel"), or nobody waits for its branch
+    any more ("stop"); or to undo what it did ("unwind", at the path of the compensation)."""
+
+    path: str
+    why: Told
+    interrupt: bool = False
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ChildEnded(Record):
+    """Posting `seq` told how the child of this step, or its undoing, has ended. `clean`: nothing of it is left that should have been
+    undone."""
+
+    path: str
+    seq: int
+    status: Literal["completed", "failed", "cancelled"]
+    result: str | None
+    failure: Failure | None
+    clean: bool = True
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class UndoDemanded(Record):
+    """Posting `seq`: the parent wants what this finished child did undone (D6). What comes of it is told to the parent."""
+
+    seq: int
+
+
 RECORDS: tuple[type[Record], ...] = (
     RunCreated,
     StepStarted,
@@ -404,4 +451,8 @@ RECORDS: tuple[type[Record], ...] = (
     ArmEnded,
     ArmsStopped,
     ArmsJoined,
+    ChildStarted,
+    ChildTold,
+    ChildEnded,
+    UndoDemanded,
 )

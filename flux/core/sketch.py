@@ -14,6 +14,9 @@ from .porting import translated
 from .records import (
     ArmsJoined,
     BranchEnded,
+    ChildEnded,
+    ChildStarted,
+    ChildTold,
     ItemsListed,
     ParallelStarted,
     Record,
@@ -97,6 +100,7 @@ class _Beside:
 
 _ENDS = (
     StepCompleted, StepSkipped, StepFailed, SignalReceived, WaitExpired, SleepEnded, BranchEnded, ArmsJoined, StepProbed, StepInherited,
+    ChildEnded,
 )  # fmt: skip
 
 
@@ -124,15 +128,17 @@ def _inherited(record: Record) -> Kind | None:
     """What a step that a fork has inherited may have been."""
     if not isinstance(record, StepInherited) or record.attempt or record.skipped:
         return None
+    if record.inside is None and record.signal is None:
+        return Kind.SLEEP if record.result is None else Kind.CHILD
     if record.inside is None:
-        return Kind.SLEEP if record.signal is None else Kind.WAIT
+        return Kind.WAIT
     if isinstance(record.inside, str):
         return Kind.ROUTE if record.signal is None else Kind.WAIT
     return Kind.FOR_EACH
 
 
 # These tell the kind of a step, the others let it be guessed.
-_SURE = (StepStarted, WaitStarted, SleepStarted, ParallelStarted, RouteTaken, TurnStarted, ItemsListed)
+_SURE = (StepStarted, WaitStarted, SleepStarted, ParallelStarted, RouteTaken, TurnStarted, ItemsListed, ChildStarted)
 
 _KINDS: dict[type[Record], Kind] = {
     StepStarted: Kind.STEP,
@@ -145,6 +151,8 @@ _KINDS: dict[type[Record], Kind] = {
     RouteTaken: Kind.ROUTE,
     TurnStarted: Kind.LOOP,
     ItemsListed: Kind.FOR_EACH,
+    ChildStarted: Kind.CHILD,
+    ChildTold: Kind.CHILD,
     BranchEnded: Kind.LOOP,  # where nothing else is known of the step, it had no turn
 }
 
@@ -180,6 +188,8 @@ def _parent(found: _Found, path: str) -> str | None:
 
 
 def _with_inside(found: _Found, path: str, step: Step) -> Step:
+    if step.kind is Kind.FOR_EACH and any(one.startswith(f"{path}/") for one in found):
+        step = replace(step, kind=Kind.PARALLEL)  # as a fork has inherited it
     if step.kind in (Kind.LOOP, Kind.FOR_EACH):
         return replace(step, body=_arm(found, f"{path}[]"))
     if step.kind in (Kind.PARALLEL, Kind.ROUTE):

@@ -16,11 +16,16 @@ from .patterns import frames_around
 from .plan import UNDO, Node, Plan, Sequence, base_path
 from .records import CancelRequested, Reopened, RunBlocked, RunForked, StepResolved, UnwindStarted
 from .status import RunStatus, StepStatus
+from .workflow import Kind
 
 ABSENT: Any = object()
 RAN: Any = object()  # in the log: the step was running before
 STEPPED: Any = object()  # in the log: one step completed and the next was started, in one go
 
+
+_LASTING = frozenset({"plan", "log", "position", "inbox", "inbox_seq", "misfits", "created_at", "updated_at"})
+
+HALF_UNDONE = 3  # what `told` says of a child that could not undo all that it did
 
 OPEN = frozenset({StepStatus.PENDING, StepStatus.RUNNING, StepStatus.SUSPENDED})
 
@@ -47,6 +52,8 @@ class StepState:
     owed = False  # an effect of an earlier generation is not undone yet
     inside: Inside | None = None  # of a step with branches, once they have begun
     inherited = False  # done by the origin of this fork: its obligations are not ours (D5)
+    child = ""  # the id of the run that it started
+    told = 0  # whether that was asked to end: 1, and at once: 2; or HALF_UNDONE
 
     def __init__(self, path: str, node: Node) -> None:
         self.path = path
@@ -57,7 +64,7 @@ class StepState:
         return (
             self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.changes, self.failure,
             self.signal, self.default, self.due_at, self.started_at, self.ended_at, self.alone, self.guilty, self.owed,
-            self.inherited, self.inside,
+            self.inherited, self.inside, self.child, self.told,
         )  # fmt: skip
 
     def restore(self, saved: tuple[Any, ...]) -> None:
@@ -65,7 +72,7 @@ class StepState:
         (
             self.status, self.attempt, self.raised, self.lost, self.doubt, self.result, self.changes, self.failure,
             self.signal, self.default, self.due_at, self.started_at, self.ended_at, self.alone, self.guilty, self.owed,
-            self.inherited, self.inside,
+            self.inherited, self.inside, self.child, self.told,
         ) = saved  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
@@ -142,10 +149,16 @@ class RunState:
     blocked: RunBlocked | None = None
     ended: RunStatus | None = None
     deadline_at: int | None = None
+    continuation = 0  # how often it has begun again
     created_at = 0
     updated_at = 0
     ended_at: int | None = None
     position = 0  # commits folded
+    # Parents and children (children.py)
+    parent = ""  # the id of the run whose child this is
+    demand = 0  # the posting by which the parent wants this run undone once it has ended
+    descending = False  # it is to go down, or at its end, and waits for its children to end first
+    unclean = False  # a child has left something that should have been undone
     # Doing it again (again.py)
     generation = 0
     again = False  # it has been reopened
@@ -172,6 +185,7 @@ class RunState:
         self.due: dict[str, Frame] = {}  # frames whose next step can be started
         self.calls: dict[str, StepState] = {}  # attempts that may be running
         self.parked: dict[str, StepState] = {}  # waits, sleeps and retry delays
+        self.children: dict[str, str] = {}  # path of a child, or of its undoing -> id of the run that is waited for
         self.waits: dict[str, tuple[str, ...]] = {}  # signal name -> paths, earliest first (D24)
         self.inbox: dict[str, tuple[Posting, ...]] = {}  # the storage's part: signals accepted and not yet taken
         self.stopping: dict[str, StepState] = {}  # path -> a step with branches of which everything under that path is stopped
@@ -188,9 +202,10 @@ class RunState:
             return RunStatus.BLOCKED
         if self.unwinding is not None:
             return RunStatus.COMPENSATING
-        if self.calls or (self.due and len(self.steps) > self.inherited) or (self.replay is not None and not self.parked):
+        due = self.due and not self.descending and len(self.steps) > self.inherited
+        if self.calls or due or (self.replay is not None and not self.parked):
             return RunStatus.RUNNING
-        return RunStatus.SUSPENDED if self.parked else RunStatus.PENDING
+        return RunStatus.SUSPENDED if self.parked or self.children else RunStatus.PENDING
 
     @property
     def wake_at(self) -> int | None:
@@ -199,13 +214,17 @@ class RunState:
             return 0  # for code that fits
         if self.ended is not None or self.blocked is not None:
             return None
-        if self.calls or self.due:
+        if self.calls:
+            return 0
+        if self.descending:
+            return None  # for its children
+        if self.due:
             return 0
         times = [st.due_at for st in self.parked.values() if st.due_at is not None]
         if self.unwinding is None and self.replay is None:
             if self.deadline_at is not None:
                 times.append(self.deadline_at)
-        elif not times and not self.waits:
+        elif not times and not self.waits and not self.children:
             return 0
         return min(times, default=None)
 
@@ -237,6 +256,18 @@ class RunState:
         return self.status, self.wake_at, self.waiting_for, text.encode("utf-8", "backslashreplace").decode()
 
     # --- changing it, so that it can be taken back
+
+    def clear(self) -> None:
+        """Forget all that the journal has said, but for what is the storage's to say; undoable."""
+        new = RunState(self.plan)
+        for name, old in list(vars(self).items()):
+            if name in _LASTING:
+                continue
+            if type(old) is dict and name != "first":  # kept, for whoever holds it
+                for key in reversed(list(old)):  # so that taking it back restores their order
+                    self.drop(old, key)
+            else:
+                self.assign(self, name, getattr(new, name))
 
     def put(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
         """`mapping[key] = value`, undoable."""
@@ -396,11 +427,12 @@ class RunState:
         """Everything that the journal determines, comparable: two folds of one journal have equal facts (I8)."""
         return (
             self.status, self.workflow, self.version, self.shape, self.input, self.data, self.steps, self.frames,
-            sorted(self.due), sorted(self.calls), sorted(self.parked), sorted(self.stopping),
+            sorted(self.due), sorted(self.calls), sorted(self.parked), sorted(self.stopping), self.children,
             self.waits, self.cancel, self.failing,
             self.unwinding, self.undo, self.undo_at, self.blocked, self.ended, self.deadline_at, self.wake_at,
             self.created_at, self.updated_at, self.ended_at, self.generation, self.pivot, self.replay, self.replay_at,
-            self.forked, self.reopenings, self.resolutions, self.misfits, self.first, self.past, self.owed, self.keys,
+            self.parent, self.continuation, self.demand, self.descending, self.unclean, self.forked, self.reopenings, self.resolutions,
+            self.misfits, self.first, self.past, self.owed, self.keys,
         )  # fmt: skip
 
 
@@ -414,12 +446,19 @@ def undo_path(path: str) -> str:
     return path + UNDO
 
 
+def is_left(st: StepState) -> bool:
+    """Of a child that goes on: whether its step is gone from the workflow."""
+    return st.status is StepStatus.CANCELLED
+
+
 def needs_undo(st: StepState) -> bool:
     """Whether this step belongs to the set of S10.4."""
     if st.node.undo is None or st.inherited or st.status is StepStatus.COMPENSATED:
         return False
     if st.owed:
         return True
+    if st.node.kind is Kind.CHILD and not (st.child and st.node.undoable):
+        return False  # somebody has said what it came to, or it does nothing that can be undone
     if st.status is StepStatus.SKIPPED and not st.doubt:
         return False
     if st.result is not None or st.signal is not None:

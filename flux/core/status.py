@@ -14,6 +14,7 @@ from .commands import (
     Arrived,
     Block,
     Command,
+    Continued,
     Cut,
     Lost,
     Migrate,
@@ -70,7 +71,7 @@ TERMINAL = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED
 
 APPLY, IGNORE = True, False
 
-_ATTEMPTS: tuple[type[Command], ...] = (Returned, Suspended, Answered, Raised, Cut, Released, Lost)
+_ATTEMPTS: tuple[type[Command], ...] = (Returned, Suspended, Continued, Answered, Raised, Cut, Released, Lost)
 COMMANDS: tuple[type[Command], ...] = (*_ATTEMPTS, Advance, Tick, Arrived, Postpone, Block, Unblock, Resolve, Reopen, Migrate)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, TypeAlias
 
+from ..queue import Queue
 from .retry import Retry
 
 Handler: TypeAlias = Callable[[Any], Any]
@@ -27,6 +28,7 @@ class Kind(str, Enum):
     ROUTE = "route"
     LOOP = "loop"
     FOR_EACH = "for_each"
+    CHILD = "child"
 
     def __str__(self) -> str:
         return str(self.value)
@@ -66,6 +68,7 @@ class Step:
     on_unknown: OnUnknown = "retry"
     probe: Handler | None = None  # asks whether an attempt of unknown outcome happened (S3.8)
     pivot: bool = False  # the point of no return (S9.4)
+    transactional: bool = False  # its handler works in the transaction of its commit: no attempt of it is ever in doubt (S3.6)
     # undoing
     compensate: Handler | None = None
     compensate_retries: int | None = None
@@ -96,6 +99,9 @@ class Step:
     items: Handler | None = None  # answers with what to iterate over
     concurrency: int | None = None  # items at once, None for all
     at_least: int | None = None  # items that have to complete, None for all
+    # a child: another workflow, in a run of its own
+    child: Definition | None = None
+    child_input: Handler | None = None  # answers with the child's input; None for no input
     # in a graph rather than a sequence
     after: tuple[str, ...] | None = None  # names of the steps beside it that must have ended before
 
@@ -129,6 +135,7 @@ class Definition:
     data_type: Any = None
     on_compensation_failure: OnCompensationFailure = "continue"
     migrations: tuple[Migration, ...] = ()
+    queue: Queue | None = None  # no part of its shape: limits change without a new version
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -151,6 +158,22 @@ def _inner(body: Body) -> str:
 
 def _needs(step: Step) -> str:
     return "" if step.after is None else f"({','.join(sorted(step.after))})"
+
+
+def child_workflows(body: Body) -> list[Definition]:
+    """The workflows that steps of this body start as children, at any depth of the body."""
+    found = [step.child for step in body.steps if step.child is not None]
+    return found + [one for step in body.steps for inner in step.bodies.values() for one in child_workflows(inner)]
+
+
+def can_be_undone(body: Body) -> bool:
+    """Whether a child of these steps, once it has completed, has anything to undo, or to say about that (S10.4, S10.5)."""
+    for step in body.steps:
+        if step.compensate is not None or step.pivot or (step.child is not None and can_be_undone(step.child.body)):
+            return True
+        if any(can_be_undone(inner) for inner in step.bodies.values()):
+            return True
+    return False
 
 
 def declared_signals(body: Body) -> frozenset[str]:

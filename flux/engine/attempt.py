@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from types import coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 
 from ..clock import Timer
 from ..codec import Codec, Undecodable
 from ..context import Context
-from ..core.commands import Answered, Command, Cut, CutCause, Raised, Released, Returned, Suspended
+from ..core.commands import Answered, Command, Continued, Cut, CutCause, Raised, Released, Returned, Suspended
 from ..core.plan import Node, base_path
 from ..core.state import StepState
+from ..core.workflow import MISSING
 from ..errors import InvalidArgument, InvalidWorkflow, NonRetryable, NotStorable, RetryAfter, StepTimeout
 from ..failures import capture
-from ..waiting import NOT_DONE, WaitFor
+from ..storage import Transaction
+from ..waiting import NOT_DONE, ContinueAsNew, WaitFor
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -105,13 +109,31 @@ class Attempt:
         Raises what is not the handler's to decide: KeyboardInterrupt, SystemExit, the cancellation of the engine itself, and Undecodable
         when the handler touched a stored value that cannot be read.
         """
+        return await self._outcome(partial(self._go_through, call, waits_for))
+
+    async def run_within(self, transaction: Transaction, kind: Literal["async", "def"]) -> Command:
+        """Call a handler in this transaction, and say what came of it; as `run`."""
+        self.context.lend(transaction.connection)
+        inside = copy_context().run if kind == "def" else self._awaited
+        return await self._outcome(lambda: transaction.run(lambda _: inside(self.node.handler, self.context)))  # type: ignore[arg-type]
+
+    async def _awaited(self, handler: Any, context: Any) -> Any:
+        self._arm()
         try:
-            if call is not None:
-                result = await self._enter(call, waits_for)
-            elif waits_for is not None:
-                raise _own_end(waits_for) if isinstance(waits_for, GeneratorExit) else waits_for
-            else:
-                result = await self._call_when_free()
+            return await handler(context)
+        finally:
+            self._disarm()
+
+    async def _go_through(self, call: Coroutine[Any, Any, Any] | None, waits_for: Any) -> Any:
+        if call is not None:
+            return await self._enter(call, waits_for)
+        if waits_for is not None:
+            raise _own_end(waits_for) if isinstance(waits_for, GeneratorExit) else waits_for
+        return await self._call_when_free()
+
+    async def _outcome(self, work: Callable[[], Awaitable[Any]]) -> Command:
+        try:
+            result = await work()
         except (Undecodable, Stuck, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
@@ -140,11 +162,7 @@ class Attempt:
         finally:
             self._disarm()
         self._uncalled = False
-        self._arm()
-        try:
-            return await self.node.handler(self.context)  # type: ignore[misc]
-        finally:
-            self._disarm()
+        return await self._awaited(self.node.handler, self.context)
 
     async def _freed(self, key: tuple[str, str]) -> None:
         """Wait until no thread of an earlier attempt is left. Raises Stuck after `abandon_after`."""
@@ -205,9 +223,10 @@ class Attempt:
         stop = _stop_within(error)
         if stop is not None:
             raise stop from error
-        return self._failed(error)
+        return self.failed(error)
 
-    def _failed(self, error: BaseException) -> Command:
+    def failed(self, error: BaseException) -> Command:
+        """The command for a handler that raised this."""
         if self.timed_out or self.cut_cause is not None:
             return self.stopped()
         delay: int | None = None
@@ -250,9 +269,18 @@ def returned(st: StepState, context: Context[Any, Any], codec: Codec, result: An
         if type(result) is WaitFor:
             default = codec.encode(result.default, path) if result.has_default else None
             return Suspended(path, st.attempt, result.signal, result.timeout, default, context.changes())
+        if type(result) is ContinueAsNew:
+            return _continued(st, context, result)
         return Returned(path, st.attempt, codec.encode(result, path), context.changes())
     except Exception as error:  # NotStorable, or whatever a stranger's object does when it is looked at
         return Raised(path, st.attempt, capture(error, codec), retryable=False)
+
+
+def _continued(st: StepState, context: Context[Any, Any], result: ContinueAsNew) -> Command:
+    if "/" in st.path or "[" in st.path or st.node.aside:
+        raise InvalidWorkflow(f"{st.path!r} returned continue_as_new(): only a step at the top level of its workflow may")
+    text = None if result.input is MISSING else context.write_input(result.input)
+    return Continued(st.path, st.attempt, text, context.changes())
 
 
 def _stop_within(error: BaseException) -> BaseException | None:

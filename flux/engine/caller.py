@@ -11,17 +11,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..codec import Codec, digest
+from ..codec import Codec
 from ..core.commands import Advance, Command, Released
-from ..core.decision import Moment
 from ..core.evolve import fold
-from ..core.machine import create
-from ..core.records import Record, RunCreated, RunForked
+from ..core.records import Record, RunForked
 from ..core.sketch import drawn
 from ..core.state import RunState
 from ..core.status import TERMINAL, RunStatus
 from ..errors import (
     DefinitionChanged,
+    FluxError,
     InvalidArgument,
     LeaseLost,
     RunConflict,
@@ -31,11 +30,11 @@ from ..errors import (
     UnreadableRun,
 )
 from ..names import check_id
-from ..storage import Created, Header, NewPosting, NewRun, StoredRun
+from ..storage import Created, Header, NewPosting, NewRun, Outbox, StoredRun, Within
+from .beginning import begin, check_priority
 from .driver import Driver
 from .host import Host, new_id
 from .lease import Lease
-from .questions import read_cancel
 from .redo import Choice
 from .registry import Bound
 from .view import RunResult
@@ -54,6 +53,8 @@ class Wanted:
     idempotency_key: str | None
     priority: int
     delay: int = 0
+    concurrency_key: str | None = None
+    deduplication_key: str | None = None
 
 
 class Caller:
@@ -64,6 +65,7 @@ class Caller:
         self._codec = codec
         self._stay = stay
         self._drive = drive
+        host.carry = self.carry
 
     # --- making runs
 
@@ -74,14 +76,22 @@ class Caller:
         halt = self._host.draining or self._host.isolation.closed or not (first.called and first.when is None)
         state, new = self._new_run(bound, wanted, halt=halt)
         new.owner = lease.nonce
-        driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay)
+        driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay, self._drive, new.priority, new.lane)
         existing = await self._host.own(self._begin(driver, new, (Advance(),) if halt else ()))
         return await self._result_of(driver) if existing is None else await self.carry_on(existing, bound)
 
-    async def store(self, bound: Bound, wanted: Wanted) -> str:
-        """Make the run for a worker to take up; its id, or that of the run which was there."""
+    async def store(self, bound: Bound, wanted: Wanted, connection: Any = None) -> str:
+        """Make the run for a worker to take up; its id, or that of the run which was there. With a `connection`, in its transaction."""
         _, new = self._new_run(bound, wanted, halt=True)
-        return (await self._store(bound, new)).header.run_id
+        if connection is None:
+            return (await self._store(bound, new)).header.run_id
+        return self._checked(new, await self._within(connection).create(new)).header.run_id
+
+    def _within(self, connection: Any) -> Within:
+        storage = self._host.storage
+        if isinstance(storage, Outbox):
+            return storage.within(connection)
+        raise InvalidArgument(f"connection= needs a storage on SQLite or PostgreSQL, and this one is a {type(storage).__name__}")
 
     async def _store(self, bound: Bound, new: NewRun) -> Created:
         created = await self._create(new)
@@ -120,7 +130,7 @@ class Caller:
         lease = await self._host.lease()
         state, new = self._new_run(bound, wanted, halt=True, origin=origin, shared=shared)
         new.owner = lease.nonce
-        driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay)
+        driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay, self._drive, lane=new.lane)
         existing = await self._host.own(self._begin(driver, new, (Advance(),)))
         if existing is None:
             return await self._result_of(driver)
@@ -136,31 +146,28 @@ class Caller:
     def _new_run(
         self, bound: Bound, wanted: Wanted, *, halt: bool, origin: RunState | None = None, shared: Sequence[Record] = ()
     ) -> tuple[RunState, NewRun]:
-        definition = bound.definition
         text = bound.write_input(wanted.input) if origin is None else origin.input
-        data = bound.first_data() if origin is None else origin.first
         now = self._host.now()
         run_id = new_id(now) if wanted.id is None else check_id(wanted.id)
-        key, priority = wanted.idempotency_key, wanted.priority
+        key, priority = wanted.idempotency_key, check_priority(wanted.priority)
         if key is not None:
             check_id(key, "idempotency key")
-        if type(priority) is not int or not -100 <= priority <= 100:
-            raise InvalidArgument(f"priority is a whole number from -100 to 100, got {priority!r}")
-        deadline = None if definition.deadline is None else now + definition.deadline
-        record = RunCreated(definition.name, definition.version, bound.plan.shape, text, data, deadline)
-        moment = Moment(now, self._host.draw, _no_questions, read_cancel, halt)
-        state, decision = create(bound.plan, record, moment, shared)
-        new = NewRun(
-            run_id, definition.name, definition.version, bound.plan.shape, digest(text), now,
-            tuple(decision.records), state.status, None, (), key, priority, wanted.delay,
+        if wanted.deduplication_key is not None:
+            check_id(wanted.deduplication_key, "deduplication key")
+        return begin(
+            bound, run_id, text, now, self._host.draw, data=None if origin is None else origin.first, halt=halt, shared=shared,
+            idempotency_key=key, priority=priority, delay=wanted.delay, concurrency_key=wanted.concurrency_key,
+            deduplication_key=wanted.deduplication_key,
         )  # fmt: skip
-        return state, new
 
     async def _create(self, new: NewRun) -> Created:
-        created = await self._host.storage.create(new)
+        return self._checked(new, await self._host.storage.create(new))
+
+    def _checked(self, new: NewRun, created: Created) -> Created:
         self._host.saw(created.now)
         header = created.header
-        if not created.fresh and (header.workflow, header.input_digest) != (new.workflow, new.input_digest):
+        same = (header.workflow, header.input_digest) == (new.workflow, new.input_digest)
+        if not created.fresh and not same and not _is_duplicate(header, new):
             what = "another workflow" if header.workflow != new.workflow else "another input"
             raise RunConflict(f"run {header.run_id!r} exists, of workflow {header.workflow!r}, with {what} than this call's")
         return created
@@ -176,6 +183,11 @@ class Caller:
                 return await self._result_of(driver)
         return await self.get(run_id)
 
+    async def post_within(self, connection: Any, run_id: str, posting: NewPosting, workflow: str) -> RunResult:
+        """Post in a transaction of the caller's own; the run as it stands without it. Raises as the storage's `post`."""
+        await self._within(connection).post(run_id, posting, workflow=workflow)
+        return await self.get(run_id)
+
     async def _deliver(self, run_id: str, posting: NewPosting, workflow: str, interrupt: bool, compensate: bool) -> Driver | None:
         """Post, and see to it that what came is looked at; the driver to stay with. In a task of the engine's own (D19)."""
         host = self._host
@@ -186,11 +198,11 @@ class Caller:
             posted = await self._host.storage.post(run_id, posting, workflow=workflow, taker=None if lease is None else lease.nonce)
             host.saw(posted.now)
             if posted.run is not None and lease is not None:
-                return await host.take_on(posted.run, lease, self._stay)
+                return await host.take_on(posted.run, lease, self._stay, self._drive)
             if lease is not None and posting.kind == "cancel" and posted.header.status is RunStatus.BLOCKED:
                 run = await self._host.storage.take(run_id, lease.nonce, blocked=True)
                 if run is not None and run.header.owner == lease.nonce:
-                    return await host.take_down(run, lease, self._stay)
+                    return await host.take_down(run, lease, self._stay, self._drive)
             driver = host.drivers.get(run_id)
             if driver is None:
                 return None
@@ -217,9 +229,31 @@ class Caller:
                 return self._view(taken)
             count = await self._host.storage.changed(count, POLL)
 
-    async def _take(self, run_id: str, bound: Bound, blocked: bool) -> Driver | StoredRun | None:
+    async def carry(self, run_id: str, ended: bool = False) -> str:
+        """Move a run on here, as far as it goes, for another one's sake; `ended`: also one that has ended, for its parent has something to
+        say to it. Returns the id of its own parent if it has ended. What is wrong with it is its own matter."""
+        count = -1
+        try:
+            while True:
+                driver: Driver | StoredRun | None = self._host.drivers.get(run_id)
+                if driver is None:
+                    driver = await self._host.own(self._take(run_id, None, False, ended))
+                if isinstance(driver, StoredRun):
+                    return driver.header.parent if driver.header.status in TERMINAL else ""
+                if driver is not None:
+                    await driver.finished()
+                    if not driver.lost:
+                        return driver.state.parent if driver.state.ended is not None else ""
+                elif self._host.draining:
+                    return ""
+                count = await self._host.storage.changed(count, POLL)
+        except FluxError as error:
+            logger.warning("run %s is left to others: %s", run_id, error)
+            return ""
+
+    async def _take(self, run_id: str, bound: Bound | None, blocked: bool, ended: bool = False) -> Driver | StoredRun | None:
         """Take the run and drive it; the run itself when there is nothing to drive, None when something else holds it."""
-        run, lease = await self._seize(run_id, bound, blocked=blocked, ended=False)
+        run, lease = await self._seize(run_id, bound, blocked=blocked, ended=ended)
         if run is None:
             return None
         if run.header.owner != lease.nonce:
@@ -230,10 +264,10 @@ class Caller:
         except (DefinitionChanged, UnknownWorkflow, UnreadableRun):
             await self._host.give_back(run, lease)
             raise
-        return self._host.drive_on(run, lease, bound, state, self._stay)
+        return self._host.drive_on(run, lease, bound, state, self._stay, tends=self._drive)
 
     async def _seize(
-        self, run_id: str, bound: Bound, *, blocked: bool, ended: bool, once_more: bool = True
+        self, run_id: str, bound: Bound | None, *, blocked: bool, ended: bool, once_more: bool = True
     ) -> tuple[StoredRun | None, Lease]:
         lease = await self._host.lease()
         try:
@@ -246,7 +280,7 @@ class Caller:
             if not once_more:
                 raise
             return await self._seize(run_id, bound, blocked=blocked, ended=ended, once_more=False)
-        if run is not None and run.header.workflow != bound.definition.name:
+        if run is not None and bound is not None and run.header.workflow != bound.definition.name:
             await self._host.give_back(run, lease)
             raise RunConflict(f"run {run_id!r} is of workflow {run.header.workflow!r}, not {bound.definition.name!r}")
         return run, lease
@@ -286,7 +320,7 @@ class Caller:
         except Exception:
             await self._host.give_back(run, lease)
             raise
-        return self._host.drive_on(run, lease, bound, state, self._stay, asked)
+        return self._host.drive_on(run, lease, bound, state, self._stay, asked, self._drive)
 
     async def _moved(self, run_id: str, choose: Choice, seen: Header) -> bool:
         """A run that somebody moves is not retried; one that was retried, or resolved, a moment ago is followed."""
@@ -309,7 +343,14 @@ class Caller:
         if driver.lost:  # to another worker, or to nobody
             return await self.carry_on(driver.run_id, driver.bound)
         self._warn_about_timer(driver)
+        if self._drive and driver.state.parent and driver.state.ended is not None:
+            await self._carry_parents(driver.state.parent)
         return RunResult(driver.run_id, driver.state, self._codec)
+
+    async def _carry_parents(self, run_id: str) -> None:
+        """The end of a child is what its parent waits for; and so on."""
+        while run_id and not self._host.draining:
+            run_id = await self.carry(run_id)
 
     def _warn_about_timer(self, driver: Driver) -> None:
         state = driver.state
@@ -379,10 +420,13 @@ class Caller:
         return header
 
 
+def _is_duplicate(header: Header, new: NewRun) -> bool:
+    """Whether this run is there under the deduplication key of the new one alone: its input is its own then."""
+    if header.run_id == new.run_id or (new.idempotency_key is not None and header.idempotency_key == new.idempotency_key):
+        return False
+    return new.deduplication_key is not None and header.deduplication_key == new.deduplication_key
+
+
 def _rests(header: Header) -> bool:
     """Whether only a person moves this run on."""
     return header.status in TERMINAL or header.status is RunStatus.BLOCKED
-
-
-def _no_questions(*_: Any) -> Any:
-    raise AssertionError("a new run asks nothing before it is stored")

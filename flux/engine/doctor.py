@@ -17,6 +17,7 @@ from ..errors import DefinitionChanged, UnreadableRun
 from ..storage import Header, Query, StoredRun, WorkflowStorage
 from .instants import to_datetime
 from .registry import Registry
+from .stranded import Lanes, stranded
 from .view import told_of, way_on
 
 PAGE = 200  # runs looked up at once
@@ -82,19 +83,31 @@ async def examine(storage: WorkflowStorage, registry: Registry, ended: bool) -> 
     report = Report(to_datetime(now))
     found: dict[Kind, list[Finding]] = {kind: [] for kind in _ORDER}
     counts = dict.fromkeys(_ORDER, 0)
+    lanes = Lanes(now)
     async for header in _headers(storage, ended):
         run = await storage.load(header.run_id)
         if run is None:
             continue  # deleted meanwhile
         report.examined += 1
-        finding = _look_at(run, registry, now)
+        lanes.see(run.header)
+        finding, state = _look_at(run, registry, now)
+        if finding is None and state is not None and state.children:
+            finding = await _unheard(storage, run, state)
         if finding is not None:
-            counts[finding.kind] += 1
-            if len(found[finding.kind]) < SHOWN:
-                found[finding.kind].append(finding)
+            _note(finding, counts, found)
+    left = lanes.left()
+    for header in await stranded(storage, left) if left else ():
+        message = "it is parked behind its concurrency key, and no run with that key will let it in"
+        _note(_finding("stuck", header, message, f"resume(workflow, {header.run_id!r}) takes it up"), counts, found)
     report.counts = {kind: count for kind, count in counts.items() if count}
     report.findings = [finding for kind in _ORDER for finding in found[kind]]
     return report
+
+
+def _note(finding: Finding, counts: dict[Kind, int], found: dict[Kind, list[Finding]]) -> None:
+    counts[finding.kind] += 1
+    if len(found[finding.kind]) < SHOWN:
+        found[finding.kind].append(finding)
 
 
 async def _headers(storage: WorkflowStorage, ended: bool) -> AsyncIterator[Header]:
@@ -111,10 +124,26 @@ def _rows(run: StoredRun) -> list[tuple[int, tuple[Record, ...]]]:
     return [(row.at, row.records) for row in run.rows]
 
 
-def _look_at(run: StoredRun, registry: Registry, now: int) -> Finding | None:
+async def _unheard(storage: WorkflowStorage, run: StoredRun, state: RunState) -> Finding | None:
+    """A child that the run waits for, and will never hear of."""
+    header = run.header
+    heard = {posting.name for posting in run.postings if posting.kind == "child"}
+    for path, child in state.children.items():
+        there = await storage.read_header(child)
+        if there is not None and (there.status not in TERMINAL or there.wake_at is not None or there.owner is not None or child in heard):
+            continue
+        now = await storage.read_header(header.run_id)
+        if now is not None and (now.position, now.inbox_seq, now.owner) == (header.position, header.inbox_seq, None):
+            what = "is not there" if there is None else f"is {there.status.value}, and has not told it"
+            message = f"{path!r} waits for {child}, which {what}"
+            return _finding("stuck", header, message, "The rows of the child were changed by something other than flux: restore them")
+    return None
+
+
+def _look_at(run: StoredRun, registry: Registry, now: int) -> tuple[Finding | None, RunState | None]:
     header = run.header
     if run.error is not None:
-        return _unreadable(header, run.error)
+        return _unreadable(header, run.error), None
     bound = registry.get(header.workflow, header.version)
     misfit: DefinitionChanged | None = None
     state: RunState | None = None
@@ -124,19 +153,20 @@ def _look_at(run: StoredRun, registry: Registry, now: int) -> Finding | None:
     except DefinitionChanged as error:
         misfit = error
     except UnreadableRun as error:
-        return _unreadable(header, error)
+        return _unreadable(header, error), None
     try:
         state = drawn(_rows(run)) if state is None else state
     except (DefinitionChanged, UnreadableRun) as error:
-        return _unreadable(header, error)
+        return _unreadable(header, error), None
     if misfit is not None and header.status != RunStatus.BLOCKED and header.status not in TERMINAL:
         advice = "Deploy code that fits, or declare a migration; a worker that takes it leaves it blocked until then"
-        return _finding("misfit", header, str(misfit), advice)
+        return _finding("misfit", header, str(misfit), advice), state
     if header.owner is None:
         finding = _damage(header, state) or _standstill(run, state, now)
         if finding is not None:
-            return finding
-    return _of_its_state(header, state, known=bound is not None, now=now)
+            return finding, state
+    limited = header.workflow in registry.queues
+    return _of_its_state(header, state, known=bound is not None, limited=limited, now=now), state
 
 
 def _damage(header: Header, state: RunState) -> Finding | None:
@@ -167,23 +197,24 @@ def _standstill(run: StoredRun, state: RunState, now: int) -> Finding | None:
             message = f"it is due at {to_datetime(due)}, and its row says {to_datetime(header.wake_at)}"
     elif state.wake_at is not None:
         message = f"it is {header.status.value}, it has something to do, and nothing will ever wake it"
-    elif header.status != RunStatus.BLOCKED and not state.waits:
+    elif header.status != RunStatus.BLOCKED and not state.waits and not state.children:
         message = f"it is {header.status.value}, and nothing will ever wake it"
     elif header.status != RunStatus.BLOCKED and come:
         message = f"a {come[0].kind} has come for it, and nothing will ever look at that"
     return _finding("stuck", header, message, f"resume(workflow, {header.run_id!r}) takes it up") if message else None
 
 
-def _of_its_state(header: Header, state: RunState, *, known: bool, now: int) -> Finding | None:
+def _of_its_state(header: Header, state: RunState, *, known: bool, limited: bool, now: int) -> Finding | None:
     if header.status in TERMINAL:
         return None
     if header.status == RunStatus.BLOCKED and state.blocked is not None:
         return _finding("blocked", header, told_of(state.blocked), way_on(state))
     if not known:
         return _unknown(header)
-    if header.owner is None and header.wake_at is not None and now - header.wake_at > LATE:
+    if header.owner is None and header.wake_at is not None and now - header.wake_at > LATE and not header.parked:
         seconds = (now - header.wake_at) // 1_000_000
-        return _finding("late", header, f"it has been due for {seconds} s, and no worker has taken it", "Start a worker: engine.work()")
+        advice = "It may wait for a place in its queue; else start a worker: engine.work()" if limited else "Start a worker: engine.work()"
+        return _finding("late", header, f"it has been due for {seconds} s, and no worker has taken it", advice)
     return None
 
 

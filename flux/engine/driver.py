@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from ..codec import Undecodable
 from ..context import Context
-from ..core.commands import Advance, Arrived, Block, Command, CutCause, Posting, Postpone, Released, Tick
-from ..core.decision import Moment
+from ..core.commands import Advance, Arrived, Block, Command, Continued, CutCause, Posting, Postpone, Released, Returned, Suspended, Tick
+from ..core.decision import Decision, Moment
 from ..core.machine import decide
-from ..core.plan import Node, base_path
-from ..core.records import Record, RunBlocked
+from ..core.plan import UNDO, Node, base_path
+from ..core.records import Record, RunBlocked, StepFailed
 from ..core.retry import SUSPECT
 from ..core.state import RunState, StepState
-from ..errors import LeaseLost, RunNotFound, StorageUnavailable
-from ..storage import Commit, Committed
+from ..errors import FluxError, LeaseLost, RunNotFound, StorageUnavailable
+from ..storage import Commit, Committed, NewRun, RolledBack, Transaction, Transactional
 from .attempt import Attempt, Entered, Stuck, is_async, returned
 from .isolation import LATER, PATIENCE
+from .kin import new_child, read_child, words
 from .questions import ask, read_cancel
 from .view import Progress, told_of, way_on
 
@@ -37,15 +40,29 @@ RETRY_COMMIT = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries of a com
 class Driver:
     """Holds one run and moves it until it ends, rests, or is lost.
 
-    `stay` is how many seconds it waits, holding the run, for a sleep or a retry; a longer one gives the lease back.
+    `stay` is how many seconds it waits, holding the run, for a sleep or a retry; a longer one gives the lease back. `tends`: the children
+    that the run starts or speaks to are moved on here too, for a caller that may be all there is; otherwise by whoever claims them.
     """
 
     __slots__ = (
-        "_attempts", "_flying", "_followers", "_landed", "_moment", "_rest", "_woken", "bound", "epoch", "error", "held", "host", "lease",
-        "lost", "migrating", "progress", "ref", "run_id", "state", "stay",
+        "_attempts", "_flying", "_followers", "_landed", "_moment", "_rest", "_tended", "_woken", "bound", "epoch", "error", "held",
+        "host", "lane", "lease", "lost", "migrating", "priority", "progress", "ref", "run_id", "state", "stay", "tends",
     )  # fmt: skip
 
-    def __init__(self, host: Host, bound: Bound, run_id: str, ref: int, epoch: int, lease: Lease, state: RunState, stay: float) -> None:
+    def __init__(
+        self,
+        host: Host,
+        bound: Bound,
+        run_id: str,
+        ref: int,
+        epoch: int,
+        lease: Lease,
+        state: RunState,
+        stay: float,
+        tends: bool = False,
+        priority: int = 0,
+        lane: str = "",
+    ) -> None:
         self.host = host
         self.bound = bound
         self.run_id = run_id
@@ -54,6 +71,9 @@ class Driver:
         self.lease = lease
         self.state = state
         self.stay = stay
+        self.tends = tends
+        self.priority = priority  # of the run, and so of its children
+        self.lane = lane
         self.held = True
         self.migrating = False  # the next commit moves the run to the version of `bound`
         self.lost = False  # somebody else holds the run now
@@ -63,9 +83,10 @@ class Driver:
         self._attempts: dict[str, Attempt] = {}  # those that have suspended, and can be cut
         self._flying: dict[str, asyncio.Task[None]] = {}  # attempts beside one another, each in a task of its own
         self._landed: list[tuple[Command, ...] | BaseException] = []  # what came of them
+        self._tended = 0  # children that are being moved on here for this run
         self._rest: asyncio.Future[None] | None = None
         self._woken = False
-        self._moment = Moment(0, host.draw, self._ask, read_cancel, quiet=self._quiet)
+        self._moment = Moment(0, host.draw, self._ask, read_cancel, read_child, quiet=self._quiet)
 
     # --- from outside
 
@@ -135,8 +156,9 @@ class Driver:
 
     @property
     def resting(self) -> bool:
-        """Whether it waits for time, rather than for a handler."""
-        return self._rest is not None
+        """Whether it waits for time, rather than for a handler; its own, or that of a child which is moved on here."""
+        drivers = self.host.drivers
+        return self._rest is not None and all(drivers[child].resting for child in self.state.children.values() if child in drivers)
 
     async def look_safely(self) -> None:
         """`look`, for a background task."""
@@ -162,6 +184,8 @@ class Driver:
     async def run(self, first: tuple[Command, ...]) -> None:
         """Move the run on, starting with these commands."""
         try:
+            for path, child in self.state.children.items() if self.tends else ():
+                self._tend(child, ended=path.endswith(UNDO))
             if first:
                 await self._advance(first)
             await self._loop()
@@ -177,19 +201,24 @@ class Driver:
                 task.cancel()
 
     async def _loop(self) -> None:
-        calls = self.state.calls
+        state = self.state
+        calls = state.calls
         for turn in count(1):
             if not self.held:
                 return
             if calls and self.host.clock.monotonic() >= self.lease.deadline:
                 await self._hold_on()
-            if len(calls) > 1 or (calls and (self._flying or self._landed or self.state.parked or self.state.stopping)):
+            if calls and (len(calls) > 1 or state.parked or state.children or state.stopping or self._flying or self._landed):
                 await self._side_by_side()
             elif calls:
                 if not turn % FAIR:
                     await asyncio.sleep(0)
-                command = self._enter(next(iter(calls.values())))
-                await self._advance(await self._go_on(command) if isinstance(command, Entered) else (command,))
+                st = next(iter(calls.values()))
+                if st.node.transactional:
+                    await self._in_transaction(st)
+                    continue
+                command = self._enter(st)
+                await self._advance(await self._follow(command) if isinstance(command, Entered) else (command,))
             elif not await self._wait():
                 return
 
@@ -220,9 +249,46 @@ class Driver:
             return Entered(Attempt(self, st, context), None, error)
         return Entered(Attempt(self, st, context), call, waits_for)
 
+    async def _in_transaction(self, st: StepState) -> None:
+        """One attempt of a transactional step: what its handler does, and the commit of what follows, together or not at all (S3.6). One
+        that was rolled back for a passing reason is no attempt: the handler is called again."""
+        storage = self.host.storage
+        assert isinstance(storage, Transactional), "asked when the workflow was registered"
+        if self.host.draining or self._useless(st):
+            await self._advance((Released(st.path, st.attempt),))
+            return
+        outcome: tuple[Command, ...] = ()
+        for tries in count():
+            attempt = Attempt(self, st, Context(self.bound.source, self.run_id, self.state, st.path, st.node.label, st.attempt))
+            try:
+                async with storage.transaction() as transaction:
+                    outcome = await self._go_on(attempt, attempt.run_within(transaction, storage.handlers))
+                    if isinstance(outcome[0], Returned | Suspended | Continued):
+                        outcome = await self._commit_within(transaction, attempt, outcome)
+                break
+            except (RolledBack, StorageUnavailable) as error:
+                self.state.rollback()
+                await self._wait_to_retry(error, tries)
+        if outcome:
+            await self._advance(outcome)
+
+    async def _commit_within(self, transaction: Transaction, attempt: Attempt, outcome: tuple[Command, ...]) -> tuple[Command, ...]:
+        """Commit what follows, in this transaction; what is left to be said once that has been rolled back."""
+        try:
+            return () if await self._advance(outcome, within=transaction, path=attempt.st.path) else outcome
+        except (FluxError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # of the driver: what the database has against what was done
+            self.state.rollback()
+            return (attempt.failed(error),)
+
     async def _side_by_side(self) -> None:
         """Attempts of several branches, waits and timers beside them: go on with whatever comes first."""
         if not self._landed:  # what has landed stands in `calls` until it is recorded
+            lone = [st for st in self.state.calls.values() if st.node.transactional and st.path not in self._flying]
+            if lone:  # on SQLite its commit would wait for that of another branch, and that for it
+                await self._in_transaction(lone[0])
+                return
             for st in self.state.calls.values():
                 if st.path not in self._flying:
                     self._take_off(st)
@@ -252,7 +318,7 @@ class Driver:
         """One attempt in a task of its own: what its handler enters and leaves (a timeout, a task group) belongs to one task."""
         try:
             command = self._enter(st)
-            outcome = await self._go_on(command) if isinstance(command, Entered) else (command,)
+            outcome = await self._follow(command) if isinstance(command, Entered) else (command,)
             self._landed.append(outcome)
         except Exception as error:
             self._landed.append(error)
@@ -263,7 +329,9 @@ class Driver:
     def _next_timer(self) -> int | None:
         """The next instant at which something beside the attempts is due; what may not start now waits for another occasion."""
         host, state = self.host, self.state
-        halted = host.draining or host.isolation.closed_to(self)
+        overdue = state.deadline_at is not None and state.deadline_at <= host.now()
+        going_down = state.cancel is not None or state.failing is not None or overdue
+        halted = going_down or host.draining or host.isolation.closed_to(self)
         times = [st.due_at for st in state.parked.values() if st.due_at is not None and st.lost < SUSPECT]
         if halted:
             times = [time for time in times if time > host.now()]
@@ -284,10 +352,12 @@ class Driver:
             if not attempt.node.sheltered and (cause == "cancelled" or self.state.is_stopped(attempt.st.path)):
                 attempt.cut(cause)
 
-    async def _go_on(self, entered: Entered) -> tuple[Command, ...]:
-        attempt = entered.attempt
+    async def _follow(self, entered: Entered) -> tuple[Command, ...]:
+        return await self._go_on(entered.attempt, entered.attempt.run(entered.call, entered.waits_for))
+
+    async def _go_on(self, attempt: Attempt, work: Awaitable[Command]) -> tuple[Command, ...]:
         try:
-            return (await attempt.run(entered.call, entered.waits_for),)
+            return (await work,)
         except (KeyboardInterrupt, SystemExit) as error:
             self.host.stop_for(error)
             attempt.cut_cause = "shutdown"
@@ -319,7 +389,9 @@ class Driver:
             await self._begin_alone(suspect)
             return True
         due = self._stay_until()
-        if due is None:
+        if due is None and self._tended and not self.host.draining:
+            due = self._next_timer()
+        elif due is None:
             await self._advance((), sync=True)  # gives the run back, unless something has come meanwhile
             return self.held
         await self._rest_for(due)
@@ -384,7 +456,7 @@ class Driver:
         if self.host.draining or state.ended is not None or state.blocked is not None:
             return None
         times = [st.due_at for st in state.parked.values() if st.due_at is not None and st.path not in _awaiting(state)]
-        if state.parked and not times:
+        if (state.parked or state.children) and not times:
             return None
         if state.deadline_at is not None and state.unwinding is None:
             times.append(state.deadline_at)
@@ -395,8 +467,11 @@ class Driver:
 
     # --- one step forward
 
-    async def _advance(self, commands: tuple[Command, ...], *, sync: bool = False) -> None:
-        """Decide what follows from these commands and commit it. With `sync`, ask the storage even when nothing follows."""
+    async def _advance(
+        self, commands: tuple[Command, ...], *, sync: bool = False, within: Transaction | None = None, path: str = ""
+    ) -> bool:
+        """Decide what follows from these commands and commit it. With `sync`, ask the storage even when nothing follows. `within` this
+        transaction: unless the step at `path` fails by what it did, and then nothing is done; whether it was."""
         host = self.host
         state = self.state
         moment = self._moment
@@ -409,15 +484,19 @@ class Driver:
                 moment.halt = moment.halt or host.isolation.closed_to(self)
                 moment.alone = host.isolation.held_by(self)
             decision = decide(state, _with(arrived, commands) if arrived else commands, moment)
-            release = not state.calls and (host.draining or (self._stay_until() is None and not self._held_up()))
+            release = not state.calls and (host.draining or not (self._stays(decision) or self._held_up()))
             if not (decision.records or decision.consumed or release or sync):
                 state.settle()
-                return
-            commit = self._commit_of(tuple(decision.records), tuple(decision.consumed), now, release)
+                return True
+            if within is not None and _fails(decision.records, path):
+                state.rollback()
+                return False
+            commit = self._commit_of(tuple(decision.records), tuple(decision.consumed), now, release, decision)
+            write = host.storage.commit if within is None else within.commit
             try:
-                reply = await host.storage.commit(commit)
+                reply = await write(commit)
             except StorageUnavailable as error:
-                reply = await self._commit_again(commit, error)
+                reply = await self._commit_again(write, commit, error)
             if not host.one_clock:
                 host.saw(reply.now)
             if not reply.postings:
@@ -428,6 +507,42 @@ class Driver:
         if release:
             self.held = False
         self._committed(decision.records, now)
+        if commit.children or commit.posts:
+            self._spread(commit, decision)
+        return True
+
+    def _stays(self, decision: Decision) -> bool:
+        """Whether it waits here for what comes, holding the run."""
+        return self._stay_until() is not None or (self.tends and bool(self._tended or decision.children or decision.tells))
+
+    def _spread(self, commit: Commit, decision: Decision) -> None:
+        """What was committed begins other runs, and has told some: see to it that it is noticed."""
+        host = self.host
+        for new in commit.children:
+            if host.hooks is not None:
+                host.hooks.publish((new.workflow, new.version), new.run_id, new.records, commit.at)
+            if self.tends and self.held:
+                self._tend(new.run_id)
+        for tell in decision.tells:
+            driver = host.drivers.get(tell.run_id)
+            if driver is not None:
+                driver.interrupt(tell.compensate) if tell.interrupt else driver.poke()
+            if self.tends and self.held:
+                self._tend(tell.run_id, ended=tell.kind == "unwind")
+        parent = host.drivers.get(self.state.parent) if self.state.parent else None
+        if parent is not None:
+            parent.poke()
+
+    def _tend(self, run_id: str, *, ended: bool = False) -> None:
+        self._tended += 1
+        self.host.spawn(self._tend_to(run_id, ended))
+
+    async def _tend_to(self, run_id: str, ended: bool) -> None:
+        try:
+            await self.host.carry(run_id, ended)
+        finally:
+            self._tended -= 1
+            self.poke()
 
     def _committed(self, records: list[Record], now: int) -> None:
         state = self.state
@@ -458,40 +573,60 @@ class Driver:
     def _tell_blocked(self, blocked: RunBlocked) -> None:
         logger.error("run %s is blocked: %s. %s", self.run_id, told_of(blocked), way_on(self.state))
 
-    def _commit_of(self, records: tuple[Record, ...], consumed: tuple[int, ...], now: int, release: bool) -> Commit:
+    def _commit_of(
+        self, records: tuple[Record, ...], consumed: tuple[int, ...], now: int, release: bool, decision: Decision | None = None
+    ) -> Commit:
         state = self.state
         status, wake_at, waiting, blocked = state.head()
-        return Commit(
+        commit = Commit(
             self.run_id, self.ref, self.lease.nonce, self.epoch, state.position, state.inbox_seq,
             now, records, status, wake_at, waiting, blocked, consumed, release, state.misfits,
-            state.version if self.migrating else "", state.shape if self.migrating else "",
+            state.version if self.migrating else "", state.shape if self.migrating else "", lane=self.lane,
         )  # fmt: skip
+        if decision is not None and (decision.fresh or decision.children or decision.tells or state.parent):
+            commit.fresh, commit.children = decision.fresh, decision.children
+            commit.posts = words(self.run_id, state, records, decision.tells, self.host.codec)
+        return commit
 
-    async def _commit_again(self, commit: Commit, error: StorageUnavailable) -> Committed:
+    async def _commit_again(self, write: Callable[[Commit], Awaitable[Committed]], commit: Commit, error: StorageUnavailable) -> Committed:
         """Try the same commit again, as long as the lease holds (S15.3, I45): the handler is not run again for it."""
         for tries in count():
-            if not self.lease.alive:
-                raise LeaseLost(f"the storage could not write before the lease ran out: {error}") from error
-            delay = RETRY_COMMIT[min(tries, len(RETRY_COMMIT) - 1)]
-            logger.warning("run %s: the storage could not commit (%s); trying the same again in %.2f s", self.run_id, error, delay)
-            await self.host.pause(delay)
+            await self._wait_to_retry(error, tries)
             try:
-                return await self.host.storage.commit(commit)
+                return await write(commit)
             except StorageUnavailable as again:
                 error = again
         raise AssertionError("count() ends never")
+
+    async def _wait_to_retry(self, error: FluxError, tries: int) -> None:
+        """Before a commit is tried again. Raises LeaseLost once that would be in vain."""
+        if not self.lease.alive:
+            raise LeaseLost(f"the storage could not write before the lease ran out: {error}") from error
+        delay = RETRY_COMMIT[min(tries, len(RETRY_COMMIT) - 1)]
+        logger.warning("run %s: the storage could not commit (%s); trying the same again in %.2f s", self.run_id, error, delay)
+        await self.host.pause(delay)
 
     def _quiet(self) -> bool:
         return len(self.host.drivers) == 1  # one that rests now may start beside it
 
     def _ask(self, node: Node, path: str, question: Any, about: Any = None) -> Any:
+        if question == "child":
+            about = partial(self._new_child, node, path)
         return ask(self.bound, self.run_id, self.state, node, path, question, about)
+
+    def _new_child(self, node: Node, path: str, value: Any) -> NewRun:
+        bound = self.host.registry.bind(node.step.child)  # type: ignore[arg-type]
+        return new_child(bound, self.run_id, self.state, path, value, self._moment.now, self.host.draw, self.priority)
 
 
 def _with(arrived: tuple[Posting, ...], commands: tuple[Command, ...]) -> tuple[Command, ...]:
     """These commands, and before them all postings in order: those that the run was taken with are older than what came since (I24)."""
     known = [posting for command in commands if type(command) is Arrived for posting in command.postings]
     return Arrived((*known, *arrived)), *[command for command in commands if type(command) is not Arrived]
+
+
+def _fails(records: list[Record], path: str) -> bool:
+    return any(isinstance(record, StepFailed) and record.path == path for record in records)
 
 
 def _awaiting(state: RunState) -> frozenset[str]:

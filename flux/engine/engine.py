@@ -20,7 +20,7 @@ from ..core.status import TERMINAL, RunStatus
 from ..core.workflow import MISSING, Definition
 from ..durations import to_microseconds
 from ..errors import EngineClosed, InvalidArgument, PastPivot, UnknownSignal
-from ..names import check_id, check_name
+from ..names import check_id, check_name, check_run
 from ..storage import Header, NewPosting, WorkflowStorage
 from .attempt import Threads
 from .batch import execute_many
@@ -34,6 +34,8 @@ from .questions import write_cancel
 from .redo import Redo, act, choose_replay, choose_retry
 from .registry import Bound, Registry
 from .resolve import open_storage
+from .schedules import CatchUp, Overlap, Schedule, Schedules
+from .ticking import Ticker
 from .view import Page, Progress, RunResult, RunSummary
 from .worker import StopOnSignals, Worker
 
@@ -81,7 +83,7 @@ class FluxEngine:
         timeout = None if default_timeout is None else to_microseconds(default_timeout, "default_timeout")
         check_retry(default_retry, "default_retry")
         defaults = Defaults(default_retries, timeout, default_retry or Retry(), crash_limit)
-        self._registry = Registry(defaults, self.codec, self._note_progress)
+        self._registry = Registry(defaults, self.codec, self._note_progress, self.storage)
         self._host = Host(
             self.storage,
             clock or getattr(self.storage, "clock", None) or SystemClock(),
@@ -97,6 +99,7 @@ class FluxEngine:
         self._inbox_limit = inbox_limit
         self._caller = Caller(self._host, self.codec, to_microseconds(stay, "stay", zero=True) / SECOND, drive_in_caller)
         self._redo = Redo(self._caller, self.codec)
+        self._schedules = Schedules(self._host)
         for workflow in workflows:
             self._registry.bind(workflow)
 
@@ -119,16 +122,25 @@ class FluxEngine:
     # --- running
 
     async def execute(
-        self, workflow: Definition, input: Any = None, *, id: str | None = None, idempotency_key: str | None = None, priority: int = 0
+        self,
+        workflow: Definition,
+        input: Any = None,
+        *,
+        id: str | None = None,
+        idempotency_key: str | None = None,
+        deduplication_key: str | None = None,
+        concurrency_key: str | None = None,
+        priority: int = 0,
     ) -> RunResult:
         """Run it here and now, until it ends or suspends (S3.1). A failed run does not raise: see the result's `error`.
 
-        With the id or key of a run that exists, that run is carried on, or returned when it has ended (S2.4).
-        Raises InvalidInput, RunConflict, and what a call that cannot be carried out raises.
+        With the id or key of a run that exists, that run is carried on, or returned when it has ended (S2.4). The limits of its queue do
+        not hold it up, and it counts for them. Raises InvalidInput, RunConflict, and what a call that cannot be carried out raises.
         """
         self._check_open()
         bound = self._registry.bind(workflow)
-        return await self._caller.execute(bound, Wanted(input, id, idempotency_key, priority))
+        wanted = Wanted(input, id, idempotency_key, priority, 0, concurrency_key, deduplication_key)
+        return await self._caller.execute(bound, wanted)
 
     async def start(
         self,
@@ -137,21 +149,29 @@ class FluxEngine:
         *,
         id: str | None = None,
         idempotency_key: str | None = None,
+        deduplication_key: str | None = None,
+        concurrency_key: str | None = None,
         priority: int = 0,
         delay: Duration = 0,
+        connection: Any = None,
     ) -> RunHandle:
         """Store a run for a worker to take up, `delay` from now; durable when it returns (S3.1).
 
-        A higher `priority` (−100 to 100) goes first.
+        A higher `priority` (−100 to 100) goes first. With the `deduplication_key` of a run of this workflow that has not ended, that is
+        the run, whatever its input. Of runs with one `concurrency_key` the workflow's queue may let only some be moved at a time. With
+        `connection`, a `sqlite3.Connection` or `asyncpg.Connection` inside a transaction of the caller's own on the storage's database,
+        the run is there once the caller commits, and never if not (the outbox pattern). Raises StorageMisused where the connection is
+        no such.
         """
         self._check_open()
         bound = self._registry.bind(workflow)
-        wanted = Wanted(input, id, idempotency_key, priority, to_microseconds(delay, "delay", zero=True))
-        return RunHandle(self, await self._caller.store(bound, wanted))
+        later = to_microseconds(delay, "delay", zero=True)
+        wanted = Wanted(input, id, idempotency_key, priority, later, concurrency_key, deduplication_key)
+        return RunHandle(self, await self._caller.store(bound, wanted, connection))
 
     def handle(self, id: str) -> RunHandle:
         """A handle for a run by its id; nothing is looked up yet."""
-        return RunHandle(self, check_id(id))
+        return RunHandle(self, check_run(id))
 
     # --- carrying on
 
@@ -161,21 +181,26 @@ class FluxEngine:
         Raises RunNotFound, DefinitionChanged, and UnknownWorkflow when the run is of a version that is not registered (S13.3).
         """
         self._check_open()
-        return await self._caller.carry_on(check_id(id), self._registry.bind(workflow), blocked=True)
+        return await self._caller.carry_on(check_run(id), self._registry.bind(workflow), blocked=True)
 
-    async def signal(self, workflow: Definition, id: str, name: str, data: Any = None, *, signal_id: str | None = None) -> RunResult:
+    async def signal(
+        self, workflow: Definition, id: str, name: str, data: Any = None, *, signal_id: str | None = None, connection: Any = None
+    ) -> RunResult:
         """Send a signal: durable when this returns (S7.2). Carries the run on here when nothing else holds it (S7.6).
 
+        With `connection` it is sent by the caller's own transaction, as in `start`: a worker takes it up once that is committed.
         Raises RunNotFound, RunFinished, UnknownSignal, InvalidPayload, InboxFull.
         """
         self._check_open()
         bound = self._registry.bind(workflow)
-        check_id(id)
+        check_run(id)
         if signal_id is not None:
             check_id(signal_id, "signal id")
         await self._check_signal(bound, id, name)
         payload = bound.write_payload(name, data)
         posting = NewPosting("signal", name, payload, signal_id, self._inbox_limit)
+        if connection is not None:
+            return await self._caller.post_within(connection, id, posting, bound.definition.name)
         return await self._caller.post(id, posting, bound.definition.name)
 
     async def _check_signal(self, bound: Bound, run_id: str, name: str) -> None:
@@ -197,7 +222,7 @@ class FluxEngine:
         """
         self._check_open()
         posting = NewPosting("cancel", "cancel", write_cancel(reason, compensate, interrupt))
-        header = await self._caller.header(check_id(id))
+        header = await self._caller.header(check_run(id))
         racing = compensate and await self._check_pivot(header)
         result = await self._caller.post(id, posting, header.workflow, interrupt=interrupt, compensate=compensate)
         if racing and result.past_pivot and not result.cancelling:
@@ -228,7 +253,7 @@ class FluxEngine:
         RunNotFinished for one that goes on by itself, InvalidArgument, PastPivot, DefinitionChanged.
         """
         self._check_open()
-        return await self._caller.again(check_id(id), self._registry.bind(workflow), choose_retry(from_step, act(by, reason)))
+        return await self._caller.again(check_run(id), self._registry.bind(workflow), choose_retry(from_step, act(by, reason)))
 
     async def replay(self, workflow: Definition, id: str, *, reason: str = "", by: str | None = None) -> RunResult:
         """Run the commit steps of an ended run again, in order and with the same idempotency keys; everything else is served from its
@@ -236,7 +261,7 @@ class FluxEngine:
         old status back (D4). Raises RunNotFound, RunNotFinished, DefinitionChanged.
         """
         self._check_open()
-        return await self._caller.again(check_id(id), self._registry.bind(workflow), choose_replay(act(by, reason)))
+        return await self._caller.again(check_run(id), self._registry.bind(workflow), choose_replay(act(by, reason)))
 
     async def fork(
         self,
@@ -258,7 +283,7 @@ class FluxEngine:
         self._check_open()
         if new_id is not None:
             check_id(new_id)
-        return await self._redo.fork(self._registry.bind(workflow), check_id(id), from_step, new_id, start, act(by, reason))
+        return await self._redo.fork(self._registry.bind(workflow), check_run(id), from_step, new_id, start, act(by, reason))
 
     async def resolve(
         self, id: str, path: str, way: Literal["retry", "skip", "done"], *, result: Any = MISSING, reason: str = "", by: str | None = None
@@ -267,7 +292,7 @@ class FluxEngine:
         with this `result` (S10.6, S9.4). Raises RunNotFound, RunNotBlocked, InvalidArgument, UnknownWorkflow, DefinitionChanged.
         """
         self._check_open()
-        return await self._redo.resolve(check_id(id), path, way, result, result is not MISSING, act(by, reason))
+        return await self._redo.resolve(check_run(id), path, way, result, result is not MISSING, act(by, reason))
 
     async def doctor(self, *, ended: bool = False) -> Report:
         """Look at every run that has not ended (with `ended`, at all): what no rule would ever wake (I15), cannot be read, no longer
@@ -292,19 +317,56 @@ class FluxEngine:
         self._check_open()
         if type(concurrency) is not int or concurrency < 1:
             raise InvalidArgument(f"concurrency is a whole number from 1, got {concurrency!r}")
-        return Worker(self._host, concurrency)
+        return Worker(self._host, concurrency, Ticker(self._host))
 
     def stop(self) -> None:
         """Tell the workers of this engine to stop: they claim no more and return when what they move rests."""
         for worker in list(self._host.workers):
             worker.stop()
 
+    # --- schedules
+
+    async def schedule(
+        self,
+        name: str,
+        workflow: Definition,
+        *,
+        cron: str | None = None,
+        every: Duration | None = None,
+        timezone: Any = "UTC",
+        input: Any = None,
+        catch_up: CatchUp = "one",
+        overlap: Overlap = "allow",
+        priority: int = 0,
+    ) -> Schedule:
+        """Start a run of the workflow at every time that `cron` names in `timezone`, or `every` so often. Workers do it, those that have
+        the workflow in this version registered; each tick makes one run, whose id is the name and the instant (I21).
+
+        Ticks that no worker looked at for a minute were missed: `catch_up` makes up for them by no run ("skip"), by "one" for the latest,
+        or by "all". Where the last run has not ended, `overlap` says "allow", "skip" this tick, or "cancel" that run. With a name that
+        exists, that schedule becomes this one; if it is this one already, nothing changes, also not its next tick: call it at every
+        start. Raises InvalidArgument, InvalidInput, NotStorable, UnreadableSchedule.
+        """
+        self._check_open()
+        asked = {"cron": cron, "every": every, "timezone": timezone, "catch_up": catch_up, "overlap": overlap}
+        return await self._schedules.declare(name, self._registry.bind(workflow), input, priority, asked)
+
+    async def schedules(self) -> Sequence[Schedule]:
+        """All there are, by name."""
+        self._check_open()
+        return await self._schedules.all()
+
+    async def get_schedule(self, name: str) -> Schedule:
+        """The schedule of that name. Raises ScheduleNotFound."""
+        self._check_open()
+        return await self._schedules.get(name)
+
     # --- reading
 
     async def get(self, id: str) -> RunResult:
         """The run as it stands (S16). Raises RunNotFound, UnreadableRun."""
         self._check_open()
-        return await self._caller.get(check_id(id))
+        return await self._caller.get(check_run(id))
 
     async def history(self, id: str) -> tuple[Any, ...]:
         """One line per step that the run has reached. Raises RunNotFound."""
@@ -312,7 +374,7 @@ class FluxEngine:
 
     async def summary(self, id: str) -> RunSummary:
         """The run's head alone: status, times, what it waits for. Raises RunNotFound."""
-        return RunSummary.of(await self._caller.header(check_id(id)))
+        return RunSummary.of(await self._caller.header(check_run(id)))
 
     async def list(
         self,
@@ -333,7 +395,7 @@ class FluxEngine:
     async def until(self, run_id: str, statuses: Collection[RunStatus]) -> RunStatus:
         """Wait until the run stands at one of these statuses. Raises RunNotFound."""
         self._check_open()
-        return await self._caller.until(check_id(run_id), statuses)
+        return await self._caller.until(check_run(run_id), statuses)
 
     # --- many, and forgetting
 
@@ -357,7 +419,7 @@ class FluxEngine:
     async def delete(self, id: str) -> None:
         """Forget an ended run and everything about it. Raises RunNotFound, RunNotFinished (D26)."""
         self._check_open()
-        await self.storage.delete(check_id(id))
+        await self.storage.delete(check_run(id))
 
     async def purge(self, finished_for: Duration) -> int:
         """Forget all runs that ended at least this long ago, in bounded batches; returns how many."""
@@ -367,7 +429,7 @@ class FluxEngine:
         while True:
             gone = await self.storage.purge(age, PURGE_BATCH)
             total += gone
-            if gone < PURGE_BATCH:
+            if not gone:
                 return total
 
     # --- small parts

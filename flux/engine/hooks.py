@@ -27,7 +27,7 @@ class Event:
     """What happened. `path` and `attempt` are empty for events of the run.
 
     `error` is the text of what went wrong, which may quote whatever the exception says; `error_type` is its class alone. `advice`
-    is what moves a blocked run on, in words, and empty for other events.
+    is what moves a blocked run on, in words, and empty for other events; `child` is the id of the run that a step has started.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Event:
     error: str = ""
     error_type: str = ""
     advice: str = ""
+    child: str = ""
 
 
 class Hooks:
@@ -51,6 +52,9 @@ class Hooks:
 
     def run_started(self, event: Event) -> Any:
         """The run was created here."""
+
+    def run_continued(self, event: Event) -> Any:
+        """The run has begun again: the step at `path` returned `continue_as_new(...)`."""
 
     def run_suspended(self, event: Event) -> Any:
         """The run waits for a signal or for time; `path` is the step it waits at."""
@@ -106,6 +110,12 @@ class Hooks:
     def attempt_lost(self, event: Event) -> Any:
         """A started attempt was lost in a crash, or stopped before its outcome."""
 
+    def child_started(self, event: Event) -> Any:
+        """A step has started a run of its own, `child`."""
+
+    def child_ended(self, event: Event) -> Any:
+        """The child of a step has ended, or has undone what it did; `error` is what went wrong in it."""
+
     def signal_received(self, event: Event) -> Any:
         """A wait got its signal."""
 
@@ -132,6 +142,8 @@ _NAMES: dict[type[Record], str] = {
     r.RunForked: "run_forked",
     r.StepResolved: "step_resolved",
     r.StepProbed: "step_probed",
+    r.ChildStarted: "child_started",
+    r.ChildEnded: "child_ended",
 }
 _OF_COMPENSATIONS = {"step_completed": "step_compensated", "step_failed": "compensation_failed"}
 
@@ -199,10 +211,14 @@ def _event(name: str, key: tuple[str, str], run_id: str, record: Any, at: int) -
     if path.endswith(UNDO):
         name, path = _OF_COMPENSATIONS.get(name, name), path[: -len(UNDO)]
     path = base_path(path)
+    if isinstance(record, r.RunCreated) and record.continuation:
+        name = "run_continued"
     failure = getattr(record, "failure", None)
     error, kind, advice = getattr(record, "message", ""), "", ""
     if failure is not None:
         error, kind = str(failure), failure.type.rpartition(":")[2]
     elif isinstance(record, r.RunBlocked):
         kind, advice = record.reason, way_from(record)
-    return Event(name, run_id, *key, to_datetime(at), path, getattr(record, "attempt", 0), error, kind, advice)
+    return Event(
+        name, run_id, *key, to_datetime(at), path, getattr(record, "attempt", 0), error, kind, advice, getattr(record, "child", "")
+    )

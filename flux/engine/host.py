@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from ..clock import Clock
@@ -20,11 +20,12 @@ from ..core.sketch import drawn
 from ..core.state import RunState
 from ..core.status import TERMINAL, RunStatus
 from ..errors import DefinitionChanged, EngineClosed, LeaseLost, RunNotFound, StorageUnavailable, UnreadableRun
-from ..storage import Commit, Renewal, StoredRun, WorkflowStorage
+from ..storage import Commit, Outgoing, Renewal, StoredRun, WorkflowStorage
 from .attempt import Threads
 from .driver import Driver
 from .hooks import Dispatcher, Hooks
 from .isolation import Isolation
+from .kin import read_child, words
 from .lease import Lease
 from .questions import read_cancel
 from .registry import Bound, Registry
@@ -60,6 +61,7 @@ class Host:
         self.draw: Callable[[], float] = chance.random
         self.threads = threads
         self.hooks: Dispatcher | None = None
+        self.carry: Callable[[str, bool], Awaitable[object]] = _carry_nothing  # moves a child of a run on; the caller's part
         self.workers: set[Worker] = set()
         self.drivers: dict[str, Driver] = {}
         self.interrupting: set[str] = set()  # runs for which an interrupting cancel is being posted from here
@@ -267,12 +269,12 @@ class Host:
         if driver is not None:
             await driver.finished()
 
-    async def take_on(self, run: StoredRun, lease: Lease, stay: float) -> Driver | None:
+    async def take_on(self, run: StoredRun, lease: Lease, stay: float, tends: bool = False) -> Driver | None:
         """Drive a run that is leased to us, or give it back: blocked, when it cannot be read or no longer fits (S13.2, S15.2)."""
         bound = self.registry.get(run.header.workflow, run.header.version)
         try:
             if bound is not None:
-                return self.drive_on(run, lease, bound, self.restore(run, bound), stay)
+                return self.drive_on(run, lease, bound, self.restore(run, bound), stay, tends=tends)
         except (DefinitionChanged, UnreadableRun) as error:
             if await self._end_without_code(run, lease):
                 return None
@@ -293,12 +295,14 @@ class Host:
         if await self._write_back(run, lease, (record,), RunStatus.BLOCKED, 0 if misfit else None, f"{reason}: {error}", misfits):
             logger.error("run %s is blocked: %s. %s", run.header.run_id, told_of(record), way_from(record))
 
-    async def take_down(self, run: StoredRun, lease: Lease, stay: float) -> Driver | None:
+    async def take_down(self, run: StoredRun, lease: Lease, stay: float, tends: bool = False) -> Driver | None:
         """Carry on a blocked run, whose cancel has been posted (S2.1); as it was when no code here fits it."""
         bound = self.registry.get(run.header.workflow, run.header.version)
         try:
             if bound is not None:
-                return self.drive_on(run, lease, bound, self.restore(run, bound), stay, ())  # what the cancel says, and no more
+                return self.drive_on(
+                    run, lease, bound, self.restore(run, bound), stay, (), tends=tends
+                )  # what the cancel says, and no more
         except (DefinitionChanged, UnreadableRun) as error:
             logger.warning("run %s stays blocked: %s", run.header.run_id, error)
         if not await self._end_without_code(run, lease):
@@ -307,20 +311,29 @@ class Host:
 
     async def _end_without_code(self, run: StoredRun, lease: Lease) -> bool:
         """End the run and give it back, if it has been cancelled with `compensate=False`: nothing of it needs to be called for that
-        (D28). An earlier cancel that asked for compensation was not carried out, and gives way."""
+        (D28); where children go on, tell them to end, and end once they have. An earlier cancel that asked for compensation was not
+        carried out, and gives way."""
         asked = [posting for posting in run.postings if posting.kind == "cancel" and not read_cancel(posting).compensate]
-        if run.error is not None or not asked:
+        told = [posting for posting in run.postings if posting.kind == "child"]
+        if run.error is not None or not (asked or told):
             return False
         try:
             state = drawn((row.at, row.records) for row in run.rows)
         except (DefinitionChanged, UnreadableRun) as error:
             logger.warning("run %s cannot be cancelled here: %s", run.header.run_id, error)
             return False
-        moment = Moment(self.now(), self.draw, _no_questions, read_cancel, halt=True)
-        decision = decide(state, (Lost(), Arrived((asked[0],)), Unblock(), Advance()), moment)
-        if state.ended is None:
+        if not asked and (state.cancel is None or state.cancel.compensate):
             return False
-        await self._write_back(run, lease, tuple(decision.records), state.ended, None, "", run.header.misfits)
+        heard = tuple(sorted([*asked[:1], *told], key=lambda posting: posting.seq))
+        moment = Moment(self.now(), self.draw, _no_questions, read_cancel, read_child, halt=True)
+        decision = decide(state, (Lost(), Arrived(heard), Unblock(), Advance()), moment)
+        if state.ended is None and not (state.descending and decision.consumed):
+            return False
+        posts = words(run.header.run_id, state, decision.records, decision.tells, self.codec)
+        status, wake_at, _, _ = state.head()
+        await self._write_back(
+            run, lease, tuple(decision.records), status, wake_at, "", run.header.misfits, posts, tuple(decision.consumed)
+        )
         return True
 
     def restore(self, run: StoredRun, bound: Bound) -> RunState:
@@ -334,6 +347,7 @@ class Host:
             raise DefinitionChanged(f"run {header.run_id!r} of {bound.definition.name!r}: {error}", error.paths) from None
         except UnreadableRun as error:
             raise UnreadableRun(f"run {header.run_id!r}: {error}", header.run_id) from error
+        state.position = header.position  # a journal that has begun anew is read from there on
         # What does not fit is the header's to say: this code was among it, and its rows have been put right since.
         state.misfits = tuple([misfit for misfit in header.misfits if misfit != bound.fingerprint])
         # Postings before the first of these were taken.
@@ -341,12 +355,19 @@ class Host:
         return state
 
     def drive_on(
-        self, run: StoredRun, lease: Lease, bound: Bound, state: RunState, stay: float, asked: tuple[Command, ...] | None = None
+        self,
+        run: StoredRun,
+        lease: Lease,
+        bound: Bound,
+        state: RunState,
+        stay: float,
+        asked: tuple[Command, ...] | None = None,
+        tends: bool = False,
     ) -> Driver:
         """Carry a restored run on: what has come, what was lost, what is `asked` (to go on where it is blocked), what is due, then
         whatever can start."""
         header = run.header
-        driver = Driver(self, bound, header.run_id, header.ref, header.epoch, lease, state, stay)
+        driver = Driver(self, bound, header.run_id, header.ref, header.epoch, lease, state, stay, tends, header.priority, header.lane)
         driver.migrating = state.version != bound.definition.version
         first: tuple[Command, ...] = (Migrate(),) if driver.migrating else ()
         if asked is None and state.blocked is not None:
@@ -402,6 +423,8 @@ class Host:
         wake_at: int | None,
         blocked: str,
         misfits: tuple[str, ...],
+        posts: tuple[Outgoing, ...] = (),
+        consumed: tuple[int, ...] = (),
     ) -> bool:
         """Commit these records, give the run back and tell the hooks; whether it was still ours."""
         header = run.header
@@ -410,7 +433,7 @@ class Host:
         while True:
             commit = Commit(
                 header.run_id, header.ref, lease.nonce, header.epoch, header.position, seq, self.now(), records,
-                status, wake_at, waiting, blocked, (), True, misfits,
+                status, wake_at, waiting, blocked, consumed, True, misfits, posts=posts, lane=header.lane,
             )  # fmt: skip
             try:
                 reply = await self.storage.commit(commit)
@@ -429,6 +452,10 @@ class Host:
         if self.hooks is not None and records:
             self.hooks.publish((header.workflow, header.version), header.run_id, records, commit.at)
         return True
+
+
+async def _carry_nothing(run_id: str, ended: bool) -> None:
+    """Without calls that move runs there is nobody to move a child for."""
 
 
 def _no_questions(*_: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import cast
 
 from ..core.status import RunStatus
 from ..errors import InvalidArgument
-from ..names import check_id, check_name, is_version, show_given
+from ..names import check_name, check_run, is_version, show_given
 from ..storage import Query
 
 LATEST = (1 << 63) - 1  # what every storage can compare with
@@ -56,7 +56,7 @@ def decode_cursor(cursor: object) -> tuple[int, str] | None:
         if not isinstance(cursor, str) or len(cursor) > LONGEST_CURSOR:
             raise ValueError("no cursor")
         _, created_at, run_id = base64.urlsafe_b64decode(cursor.encode()).decode().split(":", 2)
-        place = int(created_at), check_id(run_id)
+        place = int(created_at), check_run(run_id)
         if encode_cursor(*place) != cursor or abs(place[0]) > LATEST:
             raise ValueError("not as a page gave it")
         return place

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, question: str, about: Any = None) -> Any:
     """Evaluate a step's `when` or a loop's test (a bool), a computed sleep (microseconds UTC), a route's selector, a for_each's items
-    (encoded), or a merge of the conflicts it is asked `about` (encoded, by key); a Failure when it raised (S6.2)."""
+    (encoded), a merge of the conflicts it is asked `about` (encoded, by key), or a child's input (`about` makes it the run); a Failure
+    when it raised (S6.2)."""
     step = node.step
     try:
         if question == "merge":
             return _merge(bound, step.merge, path, about)
         inside = f"{path}/{question}" if path.endswith("]") else path  # a loop's test sees its turn
+        if question == "child" and step.child_input is None:
+            return about(None)
         context: Context[Any, Any] = Context(bound.source, run_id, state, inside, node.name, 0)
         if question in ("stop", "go_on"):
             _show_last_turn(context, path, question)
@@ -38,10 +41,13 @@ def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, quest
             "items": step.items,
             "stop": step.stop,
             "go_on": step.go_on,
+            "child": step.child_input,
         }
         answer = _plain(asked[question](context), path)  # type: ignore[misc]
         if question == "until":
             return to_instant(answer, state.updated_at)
+        if question == "child":
+            return about(answer)
         if question == "items":
             return [bound.codec.encode(item, f"{path}[{number}]") for number, item in enumerate(answer, start=1)]
         return answer if question == "route" else bool(answer)

@@ -11,11 +11,13 @@ from ..codec import Codec, digest
 from ..context import Source
 from ..convert import ConversionError, check_convertible, convert, declared_types, returned_types
 from ..core.plan import UNDO, Defaults, Plan
-from ..core.workflow import MISSING, Body, Definition, Step, declared_signals, shape
+from ..core.workflow import MISSING, Body, Definition, Step, child_workflows, declared_signals, shape
 from ..errors import InvalidInput, InvalidPayload, InvalidWorkflow, UnknownWorkflow
 from ..failures import rebuild
 from ..journal import VOCABULARY
-from ..storage import Code
+from ..queue import Queue
+from ..storage import Code, Transactional, WorkflowStorage
+from .attempt import is_async
 
 
 class Bound:
@@ -24,7 +26,6 @@ class Bound:
     __slots__ = ("codec", "definition", "fingerprint", "has_pivot", "plan", "signals", "source", "types")
 
     def __init__(self, definition: Definition, defaults: Defaults, codec: Codec, progress: Callable[..., None]) -> None:
-        check_definition(definition)
         self.definition = definition
         self.codec = codec
         for kind in _declared(definition):
@@ -36,7 +37,13 @@ class Bound:
         self.signals = declared_signals(body)
         self.types = _payload_types(body)
         self.source = Source(
-            codec, self._read_input, definition.data_type, lambda failure: rebuild(failure, codec), _idempotency_key, progress
+            codec,
+            self.read_input,
+            self.write_input,
+            definition.data_type,
+            lambda failure: rebuild(failure, codec),
+            _idempotency_key,
+            progress,
         )
 
     @property
@@ -69,7 +76,8 @@ class Bound:
         if answer is False:
             raise InvalidInput(f"input of workflow {name!r} is refused by its validate function")
 
-    def _read_input(self, text: str) -> Any:
+    def read_input(self, text: str) -> Any:
+        """The input as handlers get it."""
         value = self.codec.decode(text)
         kind = self.definition.input_type
         return value if kind is None else convert(value, kind)
@@ -95,12 +103,14 @@ class Bound:
 class Registry:
     """Workflows by name and version."""
 
-    def __init__(self, defaults: Defaults, codec: Codec, progress: Callable[..., None]) -> None:
+    def __init__(self, defaults: Defaults, codec: Codec, progress: Callable[..., None], storage: WorkflowStorage) -> None:
         self._defaults = defaults
+        self._storage = storage
         self._codec = codec
         self._progress = progress
         self._bound: dict[tuple[str, str], Bound] = {}
         self._ported: dict[tuple[str, str], Bound] = {}  # older versions that go on under a registered one
+        self.queues: dict[str, Queue] = {}  # the limits of workflows by name: of the version that was registered last
         self.changes = 0  # counts registrations, so that a worker notices new ones
 
     def bind(self, workflow: Definition) -> Bound:
@@ -110,6 +120,10 @@ class Registry:
         known = self._bound.get((workflow.name, workflow.version))
         if known is not None and known.definition is workflow:
             return known
+        check_definition(workflow)
+        self._check_transactional(workflow)
+        for child in child_workflows(workflow.body):
+            self.bind(child)
         bound = Bound(workflow, self._defaults, self._codec, self._progress)
         if known is not None and known.plan.shape != bound.plan.shape:
             raise InvalidWorkflow(
@@ -117,10 +131,30 @@ class Registry:
                 "give the changed one another version"
             )
         self._bound[bound.key] = bound
+        if workflow.queue is not None:
+            self.queues[workflow.name] = workflow.queue
+        else:
+            self.queues.pop(workflow.name, None)
         for version in bound.plan.ports:
             self._ported[workflow.name, version] = bound
         self.changes += 1
         return bound
+
+    def _check_transactional(self, workflow: Definition) -> None:
+        """Handlers that work in a transaction are of the kind that this engine's storage can call in one (S3.6)."""
+        for step in [step for step in _steps(workflow.body) if step.transactional]:
+            where = f"workflow {workflow.name!r}, step {step.name!r}"
+            storage = self._storage
+            if not isinstance(storage, Transactional):
+                raise InvalidWorkflow(
+                    f"{where}: {type(storage).__name__} has no transactions for a transactional step; SQLite and PostgreSQL have "
+                    "(for a test: 'sqlite:///:memory:')"
+                )
+            if is_async(step.handler) is not (storage.handlers == "async"):
+                expected = "an async def" if storage.handlers == "async" else "a def"
+                raise InvalidWorkflow(
+                    f"{where}: the handler of a transactional step on {type(storage).__name__} must be {expected} function"
+                )
 
     def get(self, name: str, version: str) -> Bound | None:
         """A registered workflow: of this version, or one that runs of this version migrate to (S13)."""
@@ -139,9 +173,9 @@ class Registry:
         return tuple([(name, version, bound.fingerprint) for (name, version), bound in {**self._ported, **self._bound}.items()])
 
 
-def _idempotency_key(run_id: str, path: str, generation: int, undoing: bool) -> str:
+def _idempotency_key(run_id: str, continuation: int, path: str, generation: int, undoing: bool) -> str:
     """The key of D2: of the step, and for its compensation the same with `!undo`."""
-    return digest(f"{run_id}\n0\n{path}\n{generation}") + (UNDO if undoing else "")
+    return digest(f"{run_id}\n{continuation}\n{path}\n{generation}") + (UNDO if undoing else "")
 
 
 def _needs(definition: Definition) -> str:
@@ -173,6 +207,8 @@ def _declared(definition: Definition) -> set[type]:
     for step in steps:
         if step.handler is not None:
             found |= returned_types(step.handler)
+        if step.child is not None:  # its data is the step's result
+            found |= _declared(step.child)
     return found
 
 

@@ -27,9 +27,10 @@ _dumps = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 class TraceFile(Hooks):
     """Hooks that append every event to a file: `FluxEngine(hooks=[TraceFile("trace.ndjson")])`.
 
-    A line has `at` (ISO 8601, UTC), `event`, `run_id`, `workflow` and `version`; where the event has them `path`, `attempt` and
-    `error` (the class of what went wrong); with `messages=True` also `message`, its text. Without, no line holds anything that a
-    handler was given or has made: texts of errors may quote secrets. Inputs, data, results and payloads are never written.
+    A line has `at` (ISO 8601, UTC), `event`, `run_id`, `workflow` and `version`; where the event has them `path`, `attempt`, `child`
+    (the id of a run that a step has started) and `error` (the class of what went wrong); with `messages=True` also `message`, its
+    text. Without, no line holds anything that a handler was given or has made: texts of errors may quote secrets. Inputs, data,
+    results and payloads are never written.
 
     A line is appended whole, by one write, so engines and processes may share a file. It is open for that moment only: rotate or
     remove it whenever you like; a pipe such as `/dev/stdout` will do as well. A file that cannot be written, or a disk that is full,
@@ -101,6 +102,7 @@ def _line(event: Event, messages: bool) -> bytes:
         "version": event.version,
         "path": event.path,
         "attempt": event.attempt,
+        "child": event.child,
         "error": event.error_type,
     }
     if messages:

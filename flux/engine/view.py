@@ -61,8 +61,8 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True)
 class Reopening:
-    """Something that a person had an ended run do again: `cause` is "retry" or "replay"; `from_step` is the path that a retry went on
-    from; `generation` counts from 1."""
+    """Something that an ended run did again: `cause` is "retry" or "replay", which a person asked for, or "unwind", which its parent did
+    (`by` is that run's id); `from_step` is the path that a retry went on from; `generation` counts from 1."""
 
     generation: int
     cause: str
@@ -122,6 +122,8 @@ class HistoryLine:
         self.attempts = st.attempt
         self.lost_attempts = st.lost
         self.in_doubt = st.doubt
+        self.child = st.child or None
+        """The id of the run that a child step has started."""
         self.inherited = st.inherited
         """Whether a fork took it over from its origin (D5)."""
         self.started_at = to_datetime(st.started_at)
@@ -260,7 +262,7 @@ class RunResult:
 
     @cached_property
     def reopenings(self) -> tuple[Reopening, ...]:
-        """Every retry and replay of this run: who, when, why, and from where (D1)."""
+        """Every retry, replay and undoing of this run: who, when, why, and from where (D1)."""
         return tuple(Reopening(r.generation, r.cause, r.from_path, to_datetime(at), r.by, r.reason) for at, r in self._state.reopenings)
 
     @cached_property
@@ -277,6 +279,21 @@ class RunResult:
     def cancelling(self) -> bool:
         """Whether a cancel has been accepted, is being carried out, or has been."""
         return self._state.cancel is not None
+
+    @property
+    def continuation(self) -> int:
+        """How often the run has begun again (`continue_as_new`); its history is that since the last time."""
+        return self._state.continuation
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the run whose child this is, None when it is nobody's."""
+        return self._state.parent or None
+
+    @cached_property
+    def children(self) -> dict[str, str]:
+        """The ids of the runs that this one has started, by the path of the step."""
+        return {st.path: st.child for st in self._state.steps.values() if st.child}
 
     @property
     def forked_from(self) -> str | None:
@@ -331,6 +348,8 @@ class RunSummary:
     waiting_for: tuple[str, ...]
     blocked_reason: str | None
     priority: int
+    parent: str | None = None
+    """The id of the run whose child this is."""
 
     @property
     def name(self) -> str:
@@ -343,7 +362,7 @@ class RunSummary:
         return RunSummary(
             header.run_id, header.workflow, header.version, header.status, to_datetime(header.created_at),
             to_datetime(header.updated_at), to_datetime(header.ended_at), to_datetime(header.wake_at),
-            header.waiting, header.blocked or None, header.priority,
+            header.waiting, header.blocked or None, header.priority, header.parent or None,
         )  # fmt: skip
 
 

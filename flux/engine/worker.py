@@ -1,4 +1,4 @@
-"""Claims runs that are due and moves them on, until it is told to stop (S12.1, S14, D18)."""
+"""Claims runs that are due and moves them on, and has schedules ticked, until it is told to stop (S12.1, S14, D18)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import asyncio
 import logging
 import signal
 import threading
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..clock import Timer
 from ..errors import FluxError, LeaseLost, StorageUnavailable
 from ..storage import Claimed
+from .queueing import demand_of
 
 if TYPE_CHECKING:
     from .host import Host
     from .lease import Lease
+    from .ticking import Ticker
 
 logger = logging.getLogger("flux.engine")
 
@@ -26,12 +29,14 @@ STAY = 1.0  # seconds a worker keeps a run that sleeps; a longer sleep gives its
 class Worker:
     """Beside an app: `async with engine.worker(concurrency=100): ...`. On its own: `await engine.work()`."""
 
-    def __init__(self, host: Host, concurrency: int) -> None:
+    def __init__(self, host: Host, concurrency: int, ticker: Ticker) -> None:
         self._host = host
+        self._ticker = ticker
         self._concurrency = concurrency
         self._wake = asyncio.Event()
         self._stopping = False
         self._moving = 0
+        self._claimed: dict[str, str] = {}  # run id -> workflow, of those that it moves
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Worker:
@@ -59,18 +64,22 @@ class Worker:
     async def run(self) -> None:
         """Claim and move runs until `stop`."""
         self._host.workers.add(self)
-        watcher = asyncio.get_running_loop().create_task(self._watch(), name="flux-watch")
+        loop = asyncio.get_running_loop()
+        ticking = loop.create_task(self._ticker.run(), name="flux-ticker")
+        watcher = loop.create_task(self._watch(), name="flux-watch")
         try:
             while not self._stopping:
                 next_at = await self._claim()
                 await self._sleep(next_at)
+            ticking.cancel()
             while self._moving and not self._host.draining:  # closing waits for handlers, and no longer than its grace period
                 self._wake.clear()
                 await self._wake.wait()
         finally:
             self._host.workers.discard(self)
             watcher.cancel()
-            await asyncio.gather(watcher, return_exceptions=True)
+            ticking.cancel()
+            await asyncio.gather(watcher, ticking, return_exceptions=True)
 
     async def _claim(self) -> int | None:
         """Take what there is room for; when the next run is due, None if that is not known."""
@@ -81,8 +90,9 @@ class Worker:
             try:
                 lease = await host.lease()
                 claimed = await host.own(self._take(lease, room))
-            except LeaseLost:
+            except LeaseLost as error:
                 if lease is not None:
+                    logger.error("%s: its runs are moved by others now", error)
                     host.drop_lease(lease)
                 continue
             except StorageUnavailable as error:
@@ -96,15 +106,23 @@ class Worker:
 
     async def _take(self, lease: Lease, room: int) -> Claimed:
         """Claim and adopt, in a task of the engine's own: whoever cancels a worker does not lose what it was about to get (D19)."""
-        claimed = await self._host.storage.claim(lease.nonce, self._host.registry.codes(), room)
+        codes, limits = demand_of(self._host.registry, self._count)
+        claimed = await self._host.storage.claim(lease.nonce, codes, room, limits)
         self._host.saw(claimed.now)
         for run in claimed.runs:
             self._moving += 1
-            self._host.adopt(run, lease, STAY).add_done_callback(self._moved)
+            self._claimed[run.header.run_id] = run.header.workflow
+            self._host.adopt(run, lease, STAY).add_done_callback(partial(self._moved, run.header.run_id))
         return claimed
 
-    def _moved(self, _: object) -> None:
+    def _count(self, workflow: str) -> int:
+        """How many runs of a workflow are moved here, by this worker or by calls."""
+        drivers = [run_id for run_id, driver in self._host.drivers.items() if driver.bound.definition.name == workflow]
+        return len({*drivers, *[run_id for run_id, name in self._claimed.items() if name == workflow]})
+
+    def _moved(self, run_id: str, _: object) -> None:
         self._moving -= 1
+        self._claimed.pop(run_id, None)
         self._wake.set()
 
     async def _sleep(self, next_at: int | None) -> None:
@@ -125,12 +143,14 @@ class Worker:
         """Turn the storage's hints, and the poll behind them, into wake-ups."""
         count = -1
         while True:
+            before = count
             try:
                 count = await self._host.storage.changed(count, POLL)
             except FluxError as error:
                 logger.warning("the storage does not tell of changes (%s); polling", error)
                 await self._host.pause(POLL)
             self._wake.set()
+            self._ticker.poll() if count == before else self._ticker.hint()
 
 
 class StopOnSignals:

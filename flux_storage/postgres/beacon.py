@@ -56,9 +56,9 @@ class Beacon:
         if self._thread is not None:
             await self._there(self._drop(worker))
 
-    async def row(self, text: str, *parameters: Any) -> Any:
-        """The first row of a statement that may be sent twice."""
-        return await self._there(self._link.row(text, *parameters))
+    async def row(self, text: str, *parameters: Any, answering: float) -> Any:
+        """The first row of a statement that may be sent twice. `answering`: seconds until another connection is tried."""
+        return await self._there(self._link.row(text, *parameters, answering=answering))
 
     async def close(self) -> None:
         """Let go of connection and locks."""

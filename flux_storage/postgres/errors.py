@@ -10,7 +10,7 @@ from flux.errors import FluxError, StorageMisused, StorageUnavailable
 TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 # The server or the way to it is gone for now, or it chose this transaction to give way: the same again may succeed.
-_PASSING = ("08", "40", "57P", "55P03", "25006", "53300")
+_PASSING = ("08", "40", "57P", "55P03", "25006", "25P03", "53300")
 # The server cannot do its work: disk or memory full, I/O errors, a statement that was timed out, internal errors.
 _UNABLE = ("25", "53", "54", "57", "58", "XX", "28")
 # It does not have what flux made, or may not do what flux needs.
@@ -26,10 +26,15 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, TROUBLE)
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the server has answered, and rolled back: of anything else that goes wrong in COMMIT nobody knows."""
+    return isinstance(error, asyncpg.PostgresError) and not _state(error).startswith(("08", "57"))
+
+
 def breaks(error: BaseException) -> bool:
     """Whether the connection is of no more use."""
     if isinstance(error, asyncpg.PostgresError):
-        return _state(error).startswith(("08", "57P"))
+        return _state(error).startswith(("08", "57P", "25P03"))
     return is_passing(error) or not isinstance(error, Exception)
 
 

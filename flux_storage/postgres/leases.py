@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from flux.core.status import RunStatus
 from flux.errors import LeaseLost, RunNotFound, StorageUnavailable
-from flux.storage import Claimed, Code, Renewal, StoredRun
+from flux.storage import Claimed, Code, Limit, Renewal, StoredRun
 
+from . import claiming
+from .lanes import free_dead
 from .link import ANSWERING, Connection
 from .rows import stored_of
 from .runs import ENDED, TRIES, new_mark
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
     from .opened import Opened
 
 PROBING = 0.5  # seconds between two looks at the signs of life of others
+SOON = 1.0  # seconds that a server which is busy may need for a heartbeat
 
 # --- workers
 
 
 async def register(o: Opened, worker: str, lease: int) -> int:
     """Make a worker; returns the time."""
+    await free_dead(o)  # before it lives again: it knows nothing of what it held
     lock = o.locks.hold(worker)
     beacon = await o.beacon.hold(worker, number_of("worker", o.home, worker))
     row = await o.link.row(o.sql.register, o.earliest(), o.token, worker, lease, beacon, o.host, lock)
@@ -31,8 +35,10 @@ async def register(o: Opened, worker: str, lease: int) -> int:
 
 
 async def renew(o: Opened, worker: str, lease: int) -> Renewal:
-    """Extend a worker's lease, unless it was condemned. From any event loop."""
-    row = await o.beacon.row(o.sql.renew, o.earliest(), worker, lease)
+    """Extend a worker's lease, unless it was condemned. From any event loop. On a connection from which nothing is heard any more it
+    does not wait so long that the lease runs out meanwhile."""
+    answering = min(ANSWERING, max(SOON, lease / 3_000_000))
+    row = await o.beacon.row(o.sql.renew, o.earliest(), worker, lease, answering=answering)
     return Renewal(row[1], tuple(row[2]) if row[1] else (), o.saw(row[0]))
 
 
@@ -111,21 +117,25 @@ async def _is_dead(o: Opened, claimer: str, found: Any) -> bool:
 # --- what is due
 
 
-async def claim(o: Opened, worker: str, codes: Collection[Code], limit: int) -> Claimed:
+async def claim(o: Opened, worker: str, codes: Collection[Code], limit: int, limits: Collection[Limit] = ()) -> Claimed:
     """Free what dead workers held, then lease what is most urgent (9, 10). Raises LeaseLost."""
     await _sweep(o, worker, await _probe(o, worker))
+    if limits:
+        return await claiming.claim(o, worker, codes, limit, limits)
     mark, asked = new_mark(), _ask(codes)
 
     async def work(connection: Connection, again: bool) -> Any:
         earlier = await connection.fetch(o.sql.leased, worker, mark, timeout=ANSWERING) if again else []
         room = max(limit, 0) - len(earlier)
         row = await connection.fetchrow(o.sql.claim, o.earliest(), worker, mark, room, *asked, timeout=ANSWERING)
-        return row["now"], row["live"], [found[0] for found in earlier] + row["refs"], row["next_at"]
+        return row["now"], row["live"], [found[0] for found in earlier] + row["refs"], row["next_at"], row["laned"]
 
-    now, live, refs, next_at = await o.link.perform(work)
+    now, live, refs, next_at, laned = await o.link.perform(work)
     now = o.saw(now)
     if not live:
         raise LeaseLost(f"worker {worker!r} is not registered, or was condemned")
+    if laned and not refs:
+        return await claiming.claim(o, worker, codes, limit, ())
     runs = {run.header.ref: run for run in await _load_many(o, refs, worker, mark)} if refs else {}
     return Claimed([runs[ref] for ref in refs if ref in runs], next_at, now)
 
@@ -161,5 +171,7 @@ async def _sweep(o: Opened, claimer: str | None, gone: list[str]) -> None:
     for row in rows:
         if row["lock"] is not None and row["host"] == o.host:
             o.locks.drop(row["lock"])
+    if rows[0]["laned"]:
+        await free_dead(o)
     if rows[0]["freed"] or rows[0]["nonce"] is not None:
         o.changes.own()

@@ -10,6 +10,8 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import asyncpg
@@ -27,8 +29,9 @@ Connect: TypeAlias = Callable[[], Awaitable[Connection]]
 Work: TypeAlias = Callable[[Connection, bool], Awaitable[T]]
 
 CONNECTIONS = 6  # of one storage's own, for all but steps, heartbeats and notifications
-EXPRESS = 2  # for steps and new runs
+EXPRESS = 3  # for steps, those that concern other runs too, and new runs
 CONNECTING = 5  # seconds
+LENT = 8  # for the transactions of handlers, at most
 ANSWERING = 30.0  # seconds for one statement; after so many a call is not tried again
 PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)  # seconds before each further try; a server restarts in about that time
 
@@ -127,7 +130,8 @@ class Borrowed:
     def release(self, connection: Connection, *, broken: bool = False) -> None:
         """Give it back; nobody waits for the pool to clean it."""
         if broken:
-            connection.terminate()
+            with suppress(asyncpg.InterfaceError):  # the pool has noticed it before us
+                connection.terminate()
         task = asyncio.get_running_loop().create_task(self._give_back(connection))
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
@@ -141,6 +145,55 @@ class Borrowed:
     async def close(self) -> None:
         """Everything is given back; the pool stays open."""
         await asyncio.gather(*self._returning)
+
+
+class Lent:
+    """Connections for the transactions of handlers, `LENT` at most, whose settings are the server's: flux's own are made for the
+    statements of flux. They are cleaned after each use. Of a pool of the caller's no more than half, so that the rest can go on.
+    """
+
+    def __init__(self, url: str | None, pool: Any) -> None:
+        self._url = url
+        self._borrowed = None if pool is None else Borrowed(pool)
+        self._own: Any = None
+        self._limit = LENT if pool is None else max(1, min(LENT, pool.get_max_size() // 2))
+        self._room = asyncio.Semaphore(self._limit)
+        self._turn = asyncio.Lock()  # of making the pool
+        self._out = 0
+
+    async def acquire(self) -> Connection:
+        """The next that is free."""
+        await self._room.acquire()
+        try:
+            connection = await (await self._ready()).acquire()
+        except BaseException:
+            self._room.release()
+            raise
+        self._out += 1
+        return connection
+
+    async def _ready(self) -> Borrowed:
+        async with self._turn:
+            if self._borrowed is None:
+                self._own = await asyncpg.create_pool(self._url, min_size=0, max_size=self._limit, timeout=CONNECTING)
+                self._borrowed = Borrowed(self._own)
+            return self._borrowed
+
+    def release(self, connection: Connection, *, broken: bool = False) -> None:
+        """Give it back."""
+        assert self._borrowed is not None, "it was acquired"
+        self._out -= 1
+        self._borrowed.release(connection, broken=broken)
+        self._room.release()
+
+    async def close(self) -> None:
+        """Close what is this storage's own; a handler that has not let go yet finds its transaction rolled back."""
+        if self._own is not None and self._out:
+            self._own.terminate()
+        if self._borrowed is not None:
+            await self._borrowed.close()
+        if self._own is not None and not self._out:
+            await self._own.close()
 
 
 async def close(connection: Connection) -> None:
@@ -165,20 +218,31 @@ class Link:
 
         Raises StorageUnavailable when the tries are used up.
         """
+        return await self._patiently(partial(self._once, work))
+
+    async def borrow(self, work: Work[T]) -> tuple[Connection, T]:
+        """The same, and the connection it was done on, which is then the caller's until `give_back`."""
+        return await self._patiently(partial(self._keep, work))
+
+    def give_back(self, connection: Connection, *, broken: bool = False) -> None:
+        """Done with a connection that was borrowed."""
+        self._source.release(connection, broken=broken)
+
+    async def _patiently(self, work: Callable[[bool], Awaitable[T]]) -> T:
         if self._clock is None:
-            return await self._perform(work)
+            return await self._try(work)
         self._clock.working += 1
         try:
-            return await self._perform(work)
+            return await self._try(work)
         finally:
             self._clock.working -= 1
 
-    async def _perform(self, work: Work[T]) -> T:
+    async def _try(self, work: Callable[[bool], Awaitable[T]]) -> T:
         again = False
         until = time.monotonic() + ANSWERING
         for pause in (*PAUSES, None):
             try:
-                return await self._once(work, again)
+                return await work(again)
             except Exception as error:
                 if pause is None or self.closing or not is_passing(error) or time.monotonic() > until:
                     raise translate(error, self.where) from error
@@ -187,18 +251,22 @@ class Link:
         raise AssertionError("the last try returns or raises")
 
     async def _once(self, work: Work[T], again: bool) -> T:
-        connection = await self._source.acquire()
-        try:
-            result = await work(connection, again)
-        except BaseException as error:
-            self._source.release(connection, broken=breaks(error))
-            raise
+        connection, result = await self._keep(work, again)
         self._source.release(connection)
         return result
 
-    async def row(self, text: str, *parameters: Any) -> Any:
-        """The first row of a statement that may be sent twice, or None."""
-        return await self.perform(lambda connection, _: connection.fetchrow(text, *parameters, timeout=ANSWERING))
+    async def _keep(self, work: Work[T], again: bool) -> tuple[Connection, T]:
+        connection = await self._source.acquire()
+        try:
+            return connection, await work(connection, again)
+        except BaseException as error:
+            self._source.release(connection, broken=breaks(error))
+            raise
+
+    async def row(self, text: str, *parameters: Any, answering: float | None = None) -> Any:
+        """The first row of a statement that may be sent twice, or None. `answering`: seconds until another connection is tried."""
+        timeout = ANSWERING if answering is None else answering
+        return await self.perform(lambda connection, _: connection.fetchrow(text, *parameters, timeout=timeout))
 
     async def rows(self, text: str, *parameters: Any) -> list[Any]:
         """All rows of a statement that may be sent twice."""

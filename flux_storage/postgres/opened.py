@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from flux.clock import Clock, Jumping
 
 from ..liveness import WorkerLocks
-from . import runs
+from . import runs, spreading
 from .beacon import Beacon
 from .changes import Changes
 from .line import Line
@@ -31,35 +31,43 @@ T = TypeVar("T")
 _log = logging.getLogger("flux.storage.postgres")
 
 
+LOOKING_AFTER = 250_000  # microseconds between two commits of a worker that look after its lease, too
+
+
 class Opened:
     """Everything between entering and leaving. Used on the event loop that made it, except where it is said."""
 
-    def __init__(self, connect: Connect, source: Source, express: Source, where: str, schema: str, clock: Clock | None) -> None:
+    def __init__(
+        self, connect: Connect, source: Source, express: Source, lent: Source, where: str, schema: str, clock: Clock | None
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.sql = Queries(schema, clock is not None)
         self.link = Link(source, where, clock)
         self.express = Link(express, where, clock)  # for what every run needs for every step: no crowd of postings and readers holds it up
+        self.lent = Link(lent, where, clock)  # for the transactions of handlers
         self.token = secrets.token_hex(8)
         self.changes = Changes(connect, self.sql.channel, self.token, clock)
         self.beacon = Beacon(connect, self.sql.shown, where)
         self.creates: Line[runs.NewWritten] = Line(lambda batch: runs.create_all(self, batch), self.spawn)
         self.commits: Line[runs.Written] = Line(lambda batch: runs.commit_all(self, batch), self.spawn)
+        self.spreading: Line[runs.Written] = Line(lambda batch: spreading.commit_all(self, batch), self.spawn)
         self.host = machine()
         self.home = ""
         self.locks = WorkerLocks(None)
         self.probed = float("-inf")  # when the others' signs of life were last looked at, by the loop's clock
-        self._schema = schema
-        self._sources = {source, express}
+        self.schema = schema
+        self._sources = {source, express, lent}
         self._clock = clock
         self._jumping = clock if isinstance(clock, Jumping) else None
         self._last = 0
+        self._prolonged: dict[str, int] = {}  # worker -> when a commit of its last looked after its lease
         self._time = threading.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Check and migrate the schema. Raises StorageTooNew, StorageMisused, StorageUnavailable."""
         try:
-            self.home = await self.link.perform(lambda connection, _: prepare(connection, self._schema))
+            self.home = await self.link.perform(lambda connection, _: prepare(connection, self.schema))
         except BaseException:
             await self._let_go()
             raise
@@ -67,7 +75,7 @@ class Opened:
 
     async def close(self) -> None:
         """Finish what was begun, then let everything go."""
-        self.link.closing = self.express.closing = True
+        self.link.closing = self.express.closing = self.lent.closing = True
         while self._tasks:
             await asyncio.wait(set(self._tasks))
         if self._jumping is not None:
@@ -104,6 +112,14 @@ class Opened:
         with self._time:
             self._last = max(self._last, now)
             return self._last
+
+    def prolongs(self, worker: str) -> bool:
+        """Whether a commit of this worker's is to look after its lease (D15): now and then, for it costs the server something."""
+        now = self.earliest()
+        if now < self._prolonged.get(worker, 0) + LOOKING_AFTER:
+            return False
+        self._prolonged[worker] = now
+        return True
 
     # --- tasks
 

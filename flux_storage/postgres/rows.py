@@ -10,11 +10,13 @@ from flux.core.commands import Posting
 from flux.core.status import RunStatus
 from flux.errors import UnreadableRun
 from flux.journal import decode_row
-from flux.storage import Header, Row, StoredRun
+from flux.storage import Header, Row, Schedule, StoredRun
 
 from ..instants import check_instants, is_instant
 
-HEADER = 20  # columns of a head, which come first in a row
+HEADER = 24  # columns of a head, which come first in a row
+_BASE = HEADER + 13  # where a whole run says with which row its journal begins
+REVISIONS = 1 << 53  # a revision that is less than 1 or greater is damage
 _SEPARATOR = "\x1f"  # between shapes; queries.py splits them in SQL
 _STATUSES = {status.value: status for status in RunStatus}
 
@@ -31,6 +33,11 @@ def pack_shapes(shapes: Sequence[str]) -> str:
     return _SEPARATOR.join(sorted(set(shapes))) if shapes else ""
 
 
+def shapes_of(column: str) -> tuple[str, ...]:
+    """The shapes in such a column."""
+    return tuple(column.split(_SEPARATOR)) if column else ()
+
+
 def header_of(row: Sequence[Any]) -> Header:
     """A head from its columns. One that says what no flux writes is shown as blocked."""
     return _head(row)[0]
@@ -42,7 +49,7 @@ def _head(row: Sequence[Any]) -> tuple[Header, str]:
     try:
         header.status = _STATUSES[row[5]]
         header.waiting = tuple(json.loads(row[17])) if row[17] else ()
-        header.misfits = tuple(row[19].split(_SEPARATOR)) if row[19] else ()
+        header.misfits = shapes_of(row[19])
         check_instants(header)
     except (KeyError, TypeError, ValueError) as error:
         fault = f"its head cannot be read: {type(error).__name__}: {error}"
@@ -76,7 +83,7 @@ def stored_of(row: Sequence[Any]) -> StoredRun:
     try:
         if fault:
             raise UnreadableRun(f"run {header.run_id!r}: {fault}", header.run_id)
-        _fill_rows(run, journal)
+        _fill_rows(run, row[_BASE], journal)
     except UnreadableRun as error:
         run.error = error
     if inbox[0] is not None:
@@ -84,13 +91,28 @@ def stored_of(row: Sequence[Any]) -> StoredRun:
     return run
 
 
-def _fill_rows(run: StoredRun, journal: Sequence[Any]) -> None:
+def _fill_rows(run: StoredRun, base: int, journal: Sequence[Any]) -> None:
     header = run.header
-    positions = journal[0] or []
-    for expected, position in enumerate(positions, start=1):
+    positions = journal[0]
+    if not positions:
+        raise UnreadableRun(f"run {header.run_id!r}: its journal does not begin where its head says", header.run_id)
+    for expected, position in enumerate(positions, start=base):
         if position != expected:
             raise UnreadableRun(f"run {header.run_id!r}: row {expected} of its journal is missing", header.run_id)
-    if len(positions) != header.position:
-        raise UnreadableRun(f"run {header.run_id!r}: its journal has {len(positions)} rows, its head says {header.position}", header.run_id)
+    if positions[-1] != header.position:
+        raise UnreadableRun(
+            f"run {header.run_id!r}: its journal ends with row {positions[-1]}, its head says {header.position}", header.run_id
+        )
     for columns in zip(*journal, strict=True):
         run.rows.append(row_of(header.run_id, columns))
+
+
+def schedule_of(columns: Sequence[Any]) -> Schedule:
+    """A schedule. One with an instant that is none is never due; one with a revision that is none cannot be changed."""
+    name, workflow, version, rule, next_at, last_at, last_run, revision = columns
+    revision = revision if 1 <= revision <= REVISIONS else -1
+    return Schedule(name, workflow, version, rule, _instant(next_at), _instant(last_at), last_run, revision)
+
+
+def _instant(column: Any) -> int | None:
+    return column if is_instant(column) else None

@@ -1,16 +1,22 @@
-"""Writing runs: creating, committing, posting, forgetting. Each is one statement in the ordinary case (contract 1)."""
+"""Writing runs: creating, committing, posting. Each is one statement in the ordinary case (contract 1).
+
+The order of locks, so that nobody waits in a circle: limited workflows and lanes (claiming.py, lanes.py), then schedules (the row in
+`forgotten` first), then runs by their ids, then workers, then new runs by their ids. So batches are sorted; what does not keep to the
+order passes over what is locked, or is one of the few whose transaction the server may break off, which are sent again (40P01): a worker
+that registers anew and still stands in runs, two that make runs under each other's keys, and what lanes.py says.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
 from flux.core.commands import Posting
 from flux.core.status import TERMINAL
-from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound, StorageUnavailable
+from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFound, StorageUnavailable
 from flux.journal import FORMAT
 from flux.storage import Commit, Committed, Created, Header, NewPosting, NewRun
 
@@ -20,10 +26,12 @@ from .rows import HEADER, header_of, pack_names, pack_shapes, posting_of
 
 if TYPE_CHECKING:
     from .opened import Opened
+    from .spreading import Spreading
 
 Texts: TypeAlias = tuple[str, str]  # control and payload of a row
 NewWritten: TypeAlias = tuple[NewRun, Texts]
-Written: TypeAlias = tuple[Commit, Texts | None]  # None: a commit without records
+# A commit, its row (None: it is without records), and what it means for others (None: nothing).
+Written: TypeAlias = "tuple[Commit, Texts | None, Spreading | None]"
 
 ENDED = frozenset(status.value for status in TERMINAL)
 TRIES = 20  # of a statement that found that others had been there
@@ -39,12 +47,13 @@ def new_mark() -> int:
 
 async def create_all(o: Opened, batch: list[Member[NewWritten]]) -> None:
     """Make runs once each (contract 2)."""
-    left = {new_mark(): member for member in batch}
+    left = {new_mark(): member for member in sorted(batch, key=_new_id)}
     for _ in range(TRIES):
         now, made = await _create(o, left)
         for mark, (ref, wake_at) in made.items():
             member = left.pop(mark)
-            member.value = Created(_fresh_header(member.request[0], ref, wake_at), True, now)
+            run = member.request[0]
+            member.value = Created(fresh_header(run, ref, wake_at, run.owner), True, now)
         if left:
             await _look_for(o, left, now)
         if not left:
@@ -52,23 +61,45 @@ async def create_all(o: Opened, batch: list[Member[NewWritten]]) -> None:
     raise StorageUnavailable(f"{o.link.where}: runs came and went while others of their names were made")
 
 
+def _new_id(member: Member[NewWritten]) -> str:
+    return member.request[0].run_id
+
+
 async def _create(o: Opened, left: dict[int, Member[NewWritten]]) -> tuple[int, dict[int, tuple[int, int]]]:
     """The time, and what was made: mark -> (ref, wake_at)."""
-    runs = [member.request[0] for member in left.values()]
-    texts = [member.request[1] for member in left.values()]
+    new = [member.request for member in left.values()]
+    owners, keys = [run.owner for run, _ in new], [run.idempotency_key for run, _ in new]
     try:
-        rows = await o.express.rows(
-            o.sql.create, o.earliest(), o.token, FORMAT, list(left),
-            [run.run_id for run in runs], [run.workflow for run in runs], [run.version for run in runs], [run.shape for run in runs],
-            [run.status.value for run in runs], [run.priority for run in runs], [run.at for run in runs], [run.wake_at for run in runs],
-            [run.delay for run in runs], [run.owner for run in runs], [run.input_digest for run in runs],
-            [run.idempotency_key for run in runs], [pack_names(run.waiting) for run in runs],
-            [control for control, _ in texts], [payload for _, payload in texts],
-        )  # fmt: skip
+        once = [run.deduplication_key for run, _ in new]
+        rows = await o.express.rows(o.sql.create, *new_columns(o, list(left), new, owners, keys, once=once))
     finally:
-        if any(run.owner is None for run in runs):
+        if not all(owners):
             o.changes.own()
     return o.saw(rows[0][0]), {row[1]: (row[2], row[3]) for row in rows if row[1] is not None}
+
+
+def new_columns(
+    o: Opened,
+    marks: list[int],
+    new: list[NewWritten],
+    owners: Sequence[str | None],
+    keys: Sequence[str | None],
+    token: str | None = None,
+    once: Sequence[str | None] = (),
+    parks: bool = True,
+) -> tuple[Any, ...]:
+    """What the statement is told that makes these runs. `token` marks its notification: this storage's own unless it is given. `parks`:
+    whether they may be parked, for which their lanes must be locked."""
+    runs = [run for run, _ in new]
+    return (
+        o.earliest(), o.token if token is None else token, FORMAT, marks,
+        [run.run_id for run in runs], [run.workflow for run in runs], [run.version for run in runs], [run.shape for run in runs],
+        [run.status.value for run in runs], [run.priority for run in runs], [run.at for run in runs], [run.wake_at for run in runs],
+        [run.delay for run in runs], owners, [run.input_digest for run in runs], keys, [pack_names(run.waiting) for run in runs],
+        [run.parent for run in runs], [control for _, (control, _) in new], [payload for _, (_, payload) in new],
+        [run.lane for run in runs], [None if run.status in TERMINAL else key for run, key in zip(runs, once, strict=True)]
+        if once else [None] * len(runs), parks,
+    )  # fmt: skip
 
 
 async def _look_for(o: Opened, left: dict[int, Member[NewWritten]], now: int) -> None:
@@ -76,7 +107,7 @@ async def _look_for(o: Opened, left: dict[int, Member[NewWritten]], now: int) ->
     runs = [member.request[0] for member in left.values()]
     rows = await o.express.rows(
         o.sql.existing, [run.run_id for run in runs], [run.workflow for run in runs], [run.idempotency_key for run in runs],
-        [run.owner for run in runs],
+        [run.owner for run in runs], [run.deduplication_key for run in runs],
     )  # fmt: skip
     marks = list(left)
     for row in rows:
@@ -88,10 +119,12 @@ async def _look_for(o: Opened, left: dict[int, Member[NewWritten]], now: int) ->
             member.error = LeaseLost(f"worker {member.request[0].owner!r} is not registered, or was condemned")
 
 
-def _fresh_header(run: NewRun, ref: int, wake_at: int) -> Header:
+def fresh_header(run: NewRun, ref: int, wake_at: int, owner: str | None, *, parked: bool = False) -> Header:
+    """The head of a run as it has just been made."""
     return Header(
-        run.run_id, ref, run.workflow, run.version, run.shape, run.status, run.priority, run.at, run.at, None, wake_at, run.owner,
-        0 if run.owner is None else 1, 1, 0, run.input_digest, run.idempotency_key, tuple(run.waiting),
+        run.run_id, ref, run.workflow, run.version, run.shape, run.status, run.priority, run.at, run.at, None, wake_at, owner,
+        0 if owner is None else 1, 1, 0, run.input_digest, run.idempotency_key, tuple(run.waiting), parent=run.parent,
+        lane=run.lane, parked=parked, deduplication_key=None if run.status in TERMINAL else run.deduplication_key,
     )  # fmt: skip
 
 
@@ -100,7 +133,7 @@ def _fresh_header(run: NewRun, ref: int, wake_at: int) -> Header:
 
 async def commit_all(o: Opened, batch: list[Member[Written]]) -> None:
     """Steps forward of several runs, each with its own outcome (contract 3, I47)."""
-    left = batch
+    left = batch if len(batch) == 1 else sorted(batch, key=commit_id)
     for _ in range(TRIES):
         now, done = await _commit(o, left)
         for number in done:
@@ -108,37 +141,58 @@ async def commit_all(o: Opened, batch: list[Member[Written]]) -> None:
         if len(done) == len(left):
             return
         written = frozenset(done)
-        left = await _explain(o, [member for number, member in enumerate(left, start=1) if number not in written], now)
+        left = await explain(o, [member for number, member in enumerate(left, start=1) if number not in written], now)
         if not left:
             return
     raise StorageUnavailable(f"{o.link.where}: runs changed again and again while they were committed")
 
 
+def commit_id(member: Member[Written]) -> str:
+    """The run that a commit is of."""
+    return member.request[0].run_id
+
+
 async def _commit(o: Opened, left: list[Member[Written]]) -> tuple[int, list[int]]:
     """The time, and which of them were written, counted from 1."""
-    rows = [_columns(*member.request) for member in left]
+    rows = [said_by(member) for member in left]
     one = len(rows) == 1
+    if one and _is_step(left[0]) and not o.prolongs(left[0].request[0].owner):
+        row = await o.express.row(o.sql.step, o.earliest(), FORMAT, *rows[0][:14])
+        return o.saw(row[0]), row[1]
     said: Iterable[Any] = rows[0] if one else map(list, zip(*rows, strict=True))
-    consumed = [(number, seq) for number, member in enumerate(left, start=1) for seq in member.request[0].consumed]
-    more = ([number for number, _ in consumed], [seq for _, seq in consumed]) if consumed else ()
+    numbers, seqs = consumed_by(left)
+    more = (numbers, seqs) if numbers else ()
     loud = any(member.request[0].release or member.request[0].ended for member in left)
     try:
-        row = await o.express.row(o.sql.commit[one, bool(consumed), loud], o.earliest(), o.token, FORMAT, *said, *more)
+        row = await o.express.row(o.sql.commit[one, bool(more), loud], o.earliest(), o.token, FORMAT, *said, *more)
     finally:
         if loud:
             o.changes.own()
     return o.saw(row[0]), row[1]
 
 
-def _columns(c: Commit, texts: Texts | None) -> tuple[Any, ...]:
+def _is_step(member: Member[Written]) -> bool:
+    """Whether this is what most commits are: its holder goes on."""
+    c, texts, _ = member.request
+    return texts is not None and not (c.consumed or c.release or c.ended or c.version or c.lane)
+
+
+def said_by(member: Member[Written]) -> tuple[Any, ...]:
     """What a commit says, as the statement is told."""
+    c, texts, _ = member.request
     return (
         c.ref, c.run_id, c.owner, c.epoch, c.position, c.inbox_seq, c.at, *(texts or (None, None)), c.status.value, c.wake_at,
         pack_names(c.waiting), c.blocked, pack_shapes(c.misfits), c.release, c.version, c.shape,
     )  # fmt: skip
 
 
-async def _explain(o: Opened, left: list[Member[Written]], now: int) -> list[Member[Written]]:
+def consumed_by(left: list[Member[Written]]) -> tuple[list[int], list[int]]:
+    """The postings that are consumed: by which, counted from 1, and their numbers."""
+    consumed = [(number, seq) for number, member in enumerate(left, start=1) for seq in member.request[0].consumed]
+    return [number for number, _ in consumed], [seq for _, seq in consumed]
+
+
+async def explain(o: Opened, left: list[Member[Written]], now: int) -> list[Member[Written]]:
     """Why nothing was written: it was written before, the lease is lost, or there are newer postings. Returns those that nothing
     speaks against any more."""
     commits = [member.request[0] for member in left]
@@ -150,7 +204,7 @@ async def _explain(o: Opened, left: list[Member[Written]], now: int) -> list[Mem
     newer: list[Member[Written]] = []
     for row in rows:
         member = left[row["n"] - 1]
-        commit, texts = member.request
+        commit, texts, _ = member.request
         error = _refusal(commit, row)
         if texts is not None and texts == (row["control"], row["payload"]):
             member.value = Committed(now)
@@ -212,7 +266,7 @@ async def post(o: Opened, run_id: str, posting: NewPosting, workflow: str | None
         raise RunNotFound(f"no run {run_id!r} in this storage")
     header = header_of(row)
     if seq is None and row["what"] != "new":
-        _demand(row["what"], header, workflow)
+        demand(row["what"], header, workflow)
         return header, row["seq"], False, o.saw(row["now"])
     return (header, header.inbox_seq, True, o.saw(row["now"])) if seq is None else (header, seq, True, o.earliest())
 
@@ -230,7 +284,8 @@ async def _keep(o: Opened, connection: Connection, said: tuple[Any, ...]) -> Any
         return await connection.fetchrow(o.sql.post, o.earliest(), o.token, *said, timeout=ANSWERING)
 
 
-def _demand(what: str, header: Header, workflow: str | None) -> None:
+def demand(what: str, header: Header, workflow: str | None) -> None:
+    """Raises what stands against a posting, if anything does. Raises RunNotFound, RunFinished, InboxFull."""
     run_id = header.run_id
     if what == "other":
         raise RunNotFound(f"run {run_id!r} is of workflow {header.workflow!r}, not {workflow!r}")
@@ -238,41 +293,3 @@ def _demand(what: str, header: Header, workflow: str | None) -> None:
         raise RunFinished(f"run {run_id!r} has ended: it is {header.status.value}")
     if what == "full":
         raise InboxFull(f"run {run_id!r} has its limit of signals that nothing has taken yet")
-
-
-# --- forgetting
-
-
-async def delete(o: Opened, run_id: str) -> None:
-    """Forget an ended run. Raises RunNotFound, RunNotFinished."""
-
-    async def work(connection: Connection, again: bool) -> None:
-        async with connection.transaction():
-            row = await connection.fetchrow(o.sql.ended_run, run_id, timeout=ANSWERING)
-            if row is None:
-                if again:
-                    return  # an earlier try has deleted it
-                raise RunNotFound(f"no run {run_id!r} in this storage")
-            if row[1] not in ENDED:
-                raise RunNotFinished(f"run {run_id!r} is {row[1]}: cancel it first")
-            await _forget(o, connection, [row[0]])
-
-    await o.link.perform(work)
-
-
-async def purge(o: Opened, finished_for: int, limit: int) -> int:
-    """Forget runs that ended long ago, the oldest first."""
-
-    async def work(connection: Connection, _: bool) -> int:
-        async with connection.transaction():
-            rows = await connection.fetch(o.sql.old, o.earliest(), finished_for, max(limit, 0), timeout=ANSWERING)
-            await _forget(o, connection, [row[0] for row in rows])
-            return len(rows)
-
-    return await o.link.perform(work)
-
-
-async def _forget(o: Opened, connection: Connection, refs: Iterable[int]) -> None:
-    gone = list(refs)
-    for text in o.sql.delete:
-        await connection.execute(text, gone, timeout=ANSWERING)

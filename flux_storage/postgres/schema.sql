@@ -27,23 +27,51 @@ CREATE TABLE runs (
     waiting text COLLATE "C" NOT NULL,
     blocked text COLLATE "C" NOT NULL,
     misfits text COLLATE "C" NOT NULL,
+    parent text COLLATE "C" NOT NULL, -- the id of the run whose child this is, else ''
+    base bigint NOT NULL DEFAULT 1, -- the position of the first row that is loaded: the journal began anew there
     mark bigint NOT NULL,
-    due_at bigint GENERATED ALWAYS AS (CASE WHEN owner IS NULL THEN wake_at END) STORED,
+    lane text COLLATE "C" NOT NULL DEFAULT '', -- the runs of a workflow with the same one, if it is not '', share a limit
+    parked boolean NOT NULL DEFAULT false, -- behind others of its lane
+    deduplication_key text COLLATE "C", -- until the run ends
+    begun boolean GENERATED ALWAYS AS (epoch > 0) STORED, -- whether anybody has ever held it
+    -- Of those with a lane: what none of another is in the way of when both are parked, and while they wait the order of claims.
+    kind text COLLATE "C" GENERATED ALWAYS AS (CASE WHEN lane <> '' THEN
+        version || CASE WHEN epoch > 0 THEN ' 1 ' ELSE ' 0 ' END || CASE WHEN misfits = '' THEN '' ELSE md5(misfits) END
+    END) STORED,
+    rank bigint GENERATED ALWAYS AS (CASE WHEN lane <> '' AND owner IS NULL THEN wake_at - priority * 60000000 END) STORED,
+    lane_owner text COLLATE "C" GENERATED ALWAYS AS (CASE WHEN lane <> '' THEN owner END) STORED,
+    due_at bigint GENERATED ALWAYS AS (CASE WHEN owner IS NULL AND NOT parked THEN wake_at END) STORED,
     unfit text COLLATE "C" GENERATED ALWAYS AS (CASE WHEN misfits = '' THEN '' ELSE md5(misfits) END) STORED -- short enough for an index
 ) WITH (fillfactor = 70);
 
 -- What a claim looks through: only runs that nobody holds and that time can wake.
-CREATE INDEX runs_claimable ON runs (workflow, version, priority, unfit, due_at, run_id) WHERE due_at IS NOT NULL;
--- What a worker holds: for its heartbeat, and to free it all.
-CREATE INDEX runs_owned ON runs (owner) WHERE owner IS NOT NULL;
+CREATE INDEX runs_claimable ON runs (workflow, version, begun, priority, unfit, due_at, run_id) WHERE due_at IS NOT NULL;
+-- What a worker holds: for its heartbeat, to free it all, and how many of each workflow.
+CREATE INDEX runs_owned ON runs (owner, workflow) WHERE owner IS NOT NULL;
+-- What is held of a lane, and what waits there.
+CREATE INDEX runs_lane ON runs (workflow, lane) WHERE lane <> '' AND owner IS NOT NULL;
+CREATE INDEX runs_lane_owned ON runs (lane_owner) WHERE lane_owner IS NOT NULL;
+CREATE INDEX runs_parked ON runs (workflow, lane, parked, kind, rank, priority DESC, run_id) WHERE rank IS NOT NULL;
+-- One run that has not ended per workflow and deduplication key.
+CREATE UNIQUE INDEX runs_deduplication ON runs (workflow, deduplication_key) WHERE deduplication_key IS NOT NULL;
 -- Lists, newest first.
 CREATE INDEX runs_created ON runs (created_at, run_id);
 CREATE INDEX runs_workflow ON runs (workflow, created_at, run_id);
 CREATE INDEX runs_status ON runs (status, created_at, run_id);
 -- What a purge looks through.
 CREATE INDEX runs_ended ON runs (ended_at, ref) WHERE ended_at IS NOT NULL;
+-- The children of a run: they are forgotten together.
+CREATE INDEX runs_children ON runs (parent) WHERE parent <> '';
 -- One run per workflow and idempotency key (S2.4).
 CREATE UNIQUE INDEX runs_key ON runs (workflow, idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- How many runs of a workflow with a rate have begun, lately.
+CREATE TABLE starts (
+    workflow text COLLATE "C" NOT NULL,
+    at bigint NOT NULL,
+    n bigint NOT NULL,
+    PRIMARY KEY (workflow, at)
+);
 
 -- One row a commit, only ever appended (I1, D20).
 CREATE TABLE journal (
@@ -57,7 +85,8 @@ CREATE TABLE journal (
     PRIMARY KEY (ref, position)
 );
 
--- Signals and cancels; `taken` is the position of the commit that consumed it, `mark` the number of the call that posted it.
+-- Signals, cancels and what runs tell each other; `taken` is the position of the commit that consumed it, `mark` the number of the
+-- call that posted it.
 CREATE TABLE inbox (
     ref bigint NOT NULL,
     seq bigint NOT NULL,
@@ -89,3 +118,23 @@ CREATE TABLE workers (
     condemned_at bigint
 ) WITH (fillfactor = 50);
 CREATE INDEX workers_present ON workers (nonce) WHERE state < 2;
+
+-- When runs are started by themselves. `rule` is JSON; `next_at` is NULL where it is paused or over; `mark` is the number of the
+-- call that made or changed it last.
+CREATE TABLE schedules (
+    name text COLLATE "C" PRIMARY KEY,
+    workflow text COLLATE "C" NOT NULL,
+    version text COLLATE "C" NOT NULL,
+    rule text COLLATE "C" NOT NULL,
+    next_at bigint,
+    last_at bigint,
+    last_run text COLLATE "C" NOT NULL,
+    revision bigint NOT NULL,
+    mark bigint NOT NULL
+);
+CREATE INDEX schedules_next ON schedules (next_at, name) WHERE next_at IS NOT NULL;
+-- In its one row, the highest revision of a schedule that was forgotten: one that is made under its name must not be taken for it.
+CREATE TABLE forgotten (
+    one boolean PRIMARY KEY CHECK (one),
+    revision bigint NOT NULL
+);

@@ -1,9 +1,11 @@
 """`PostgresStorage`: the verbs of `flux.storage.WorkflowStorage` on a PostgreSQL database.
 
 ways     link.py: connections, and calls that outlive one     line.py: group commit
-verbs    runs.py, leases.py: what is written                   rows.py: rows as values
+         transactions.py: lent to handlers                      within.py: the caller's own
+verbs    runs.py, spreading.py, leases.py, schedules.py,        rows.py: rows as values
+         forgetting.py: what is written
 beside   beacon.py: heartbeats, in a thread of their own       changes.py: what `changed` waits for
-         schema.py, schema.sql, queries.py: the tables, and every SQL text
+         schema.py, schema.sql: the tables                      queries.py: every SQL text
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 import re
 from collections.abc import Collection
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from flux.clock import Clock
@@ -20,12 +22,32 @@ from flux.core.status import RunStatus
 from flux.errors import InvalidArgument, StorageMisused
 from flux.journal import encode_row
 from flux.names import check_identifier
-from flux.storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun
+from flux.storage import (
+    Claimed,
+    Code,
+    Commit,
+    Committed,
+    Created,
+    Header,
+    Limit,
+    NewPosting,
+    NewRun,
+    Outgoing,
+    Posted,
+    Query,
+    Renewal,
+    Row,
+    Schedule,
+    StoredRun,
+)
 
-from . import leases, runs
-from .link import CONNECTIONS, EXPRESS, Borrowed, Connect, Own, Source, connector, connector_like
+from . import forgetting, lanes, leases, runs, schedules
+from .link import CONNECTIONS, EXPRESS, Borrowed, Connect, Lent, Own, Source, connector, connector_like
 from .opened import Opened
-from .rows import header_of, row_of, stored_of
+from .rows import header_of, row_of, schedule_of, stored_of
+from .spreading import spreading
+from .transactions import Lending
+from .within import WithinTransaction
 
 __all__ = ["PostgresStorage"]
 
@@ -85,8 +107,8 @@ class PostgresStorage:
         async with self._turn:
             if self._open is None:
                 connect = connector(self._url) if self._url is not None else connector_like(self._pool)
-                source, express = self._sources(connect)
-                opened = Opened(connect, source, express, f"{self._where()}, schema {self.schema}", self.schema, self.clock)
+                where = f"{self._where()}, schema {self.schema}"
+                opened = Opened(connect, *self._sources(connect), where, self.schema, self.clock)
                 await opened.open()
                 self._open = opened
             self._users += 1
@@ -103,11 +125,12 @@ class PostgresStorage:
                 finally:
                     self._turn = asyncio.Lock()  # the next user may come from another event loop
 
-    def _sources(self, connect: Connect) -> tuple[Source, Source]:
+    def _sources(self, connect: Connect) -> tuple[Source, Source, Source]:
+        lent = Lent(self._url, self._pool)
         if self._pool is None:
-            return Own(connect, CONNECTIONS), Own(connect, EXPRESS)
+            return Own(connect, CONNECTIONS), Own(connect, EXPRESS), lent
         borrowed = Borrowed(self._pool)
-        return borrowed, borrowed
+        return borrowed, borrowed, lent
 
     def _parts(self) -> Opened:
         if self._open is None:
@@ -133,6 +156,8 @@ class PostgresStorage:
         if asyncio.get_running_loop() is not o.loop:
             return await o.own(self.create(run))
         texts = encode_row(run.records)
+        if run.lane or (run.rate is not None and run.owner is not None):
+            return await o.own(lanes.create(o, run, texts))
         created: Created = await o.creates.submit((run, texts), sum(map(len, texts)))
         return created
 
@@ -142,7 +167,16 @@ class PostgresStorage:
         if asyncio.get_running_loop() is not o.loop:
             return await o.own(self.commit(commit))
         texts = encode_row(commit.records) if commit.records else None
-        committed: Committed = await o.commits.submit((commit, texts), sum(map(len, texts or ())))
+        if commit.children or commit.posts or commit.fresh or (commit.lane and commit.release):
+            return await self._commit_widely(o, commit, texts)
+        committed: Committed = await o.commits.submit((commit, texts, None), sum(map(len, texts or ())))
+        return committed
+
+    async def _commit_widely(self, o: Opened, commit: Commit, texts: runs.Texts | None) -> Committed:
+        more = spreading(commit.children)
+        weight = sum(map(len, texts or ())) + sum([len(payload) for _, (_, payload) in more.children])
+        weight += sum([len(sent.posting.payload) for sent in commit.posts])
+        committed: Committed = await o.spreading.submit((commit, texts, more), weight)
         return committed
 
     async def post(self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None) -> Posted:
@@ -183,14 +217,49 @@ class PostgresStorage:
         return [header_of(row) for row in rows]
 
     async def delete(self, run_id: str) -> None:
-        """Forget an ended run and all its rows. Raises RunNotFound, RunNotFinished."""
+        """Forget an ended run, its children and all their rows. Raises RunNotFound, RunNotFinished, RunConflict."""
         o = self._parts()
-        await o.own(runs.delete(o, run_id))
+        await o.own(forgetting.delete(o, run_id))
 
     async def purge(self, finished_for: int, limit: int) -> int:
         """Forget up to `limit` runs that ended at least `finished_for` microseconds ago."""
         o = self._parts()
-        return await o.own(runs.purge(o, finished_for, limit))
+        return await o.own(forgetting.purge(o, finished_for, limit))
+
+    # --- schedules
+
+    async def advance(self, schedule: Schedule, runs: Collection[NewRun] = (), posts: Collection[Outgoing] = ()) -> bool:
+        """Make a schedule, or replace it from the revision that was seen; whether that was the one."""
+        o = self._parts()
+        return await o.own(schedules.advance(o, schedule, runs, posts))
+
+    async def schedules(self, name: str | None = None, *, due: int | None = None, limit: int = 500, after: str = "") -> list[Schedule]:
+        """One, or those that are due, or a page of all."""
+        o = self._parts()
+        text, asked = (o.sql.schedules, after) if due is None else (o.sql.schedules_due, due)
+        if name is not None:
+            text, asked = o.sql.schedule, name
+        return [schedule_of(row) for row in await o.own(o.link.rows(text, asked, max(limit, 0)))]
+
+    async def unschedule(self, name: str) -> bool:
+        """Forget a schedule; whether there was one."""
+        o = self._parts()
+        return await o.own(schedules.unschedule(o, name))
+
+    # --- transactions of others
+
+    @property
+    def handlers(self) -> Literal["async"]:
+        """Transactional steps are `async` here: asyncpg is."""
+        return "async"
+
+    def transaction(self) -> Lending:
+        """A transaction on a connection of its own, open when it is entered. Raises StorageUnavailable, StorageMisused."""
+        return Lending(self._parts())
+
+    def within(self, connection: Any) -> WithinTransaction:
+        """For the caller's `asyncpg.Connection`, in a transaction on this database."""
+        return WithinTransaction(self._parts(), connection)
 
     # --- leases
 
@@ -199,10 +268,10 @@ class PostgresStorage:
         o = self._parts()
         return await o.own(leases.take(o, run_id, worker, blocked, ended))
 
-    async def claim(self, worker: str, codes: Collection[Code], limit: int) -> Claimed:
+    async def claim(self, worker: str, codes: Collection[Code], limit: int, limits: Collection[Limit] = ()) -> Claimed:
         """Lease up to `limit` due runs. Raises LeaseLost."""
         o = self._parts()
-        return await o.own(leases.claim(o, worker, tuple(codes), limit))
+        return await o.own(leases.claim(o, worker, tuple(codes), limit, tuple(limits)))
 
     async def register(self, worker: str, lease: int) -> int:
         """Make a worker, alive for `lease` microseconds."""

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from flux.core.status import TERMINAL, RunStatus
 from flux.errors import LeaseLost, RunNotFound
-from flux.storage import Code, Renewal
+from flux.storage import Code, Limit, Renewal
 
 from ..liveness import WorkerLocks
+from ..queueing import MINUTE, Claiming, at_once, wanted_of
 from . import queries
-from .rows import shapes_of
+from .claiming import Lane, Look, count_start, let_in_all
 from .writer import Transaction
 
-MINUTE = 60_000_000  # microseconds that one level of priority is worth (D29)
 SWEEP = 1000  # runs freed of dead workers in one call
 REMEMBERED = 30 * 24 * 60 * MINUTE  # how long the nonce of a condemned worker is kept
-_TOP = 1 << 62  # above every priority
 _PROBING = 20  # looking at locks takes at most one part in so many of the time
 
 ENDED = frozenset(status.value for status in TERMINAL)
 
 Raw = list[Any]  # the rows of `queries.LOAD`
-_Level = tuple[str, str, int, str]  # workflow, version, priority and misfits: runs that claims look at, or pass over, together
 
 
 @dataclass(slots=True)
@@ -50,7 +48,9 @@ class Leases:
         """Make a worker. Returns whether others live on this file already."""
         row = tx.row(queries.WORKER, (worker,))
         if row is not None and row[3] == 1:
-            self._free(tx, worker, -1)
+            lanes: list[Lane] = []
+            self._free(tx, worker, -1, lanes)
+            let_in_all(tx, lanes)
         name = self._locks.hold(worker)
         tx.cursor.execute(queries.FORGET_WORKERS, (tx.now - REMEMBERED,))
         tx.cursor.execute(queries.REGISTER, (worker, tx.now + lease, lease, name))
@@ -98,21 +98,22 @@ class Leases:
             if owner == worker or not self._is_dead(tx, owner):
                 return None
             tx.cursor.execute(queries.FREE_ONE, (tx.now, run_id))
-            self._sweep(tx, worker)
+            self._sweep(tx, worker, [lane for lane in [tx.row(queries.LANE, (run_id,))] if lane[1]])
             tx.notify = True
         tx.cursor.execute(queries.TAKE, (worker, run_id))
         return load(tx, run_id)
 
-    def claim(self, tx: Transaction, worker: str, codes: tuple[Code, ...], limit: int) -> RawClaim:
+    def claim(self, tx: Transaction, worker: str, codes: tuple[Code, ...], limit: int, limits: tuple[Limit, ...] = ()) -> RawClaim:
         """Free what dead workers held, then lease what is due."""
         demand_live(tx, worker)
         self._sweep(tx, worker)
-        levels = list(_levels(tx, codes))
-        runs: list[Raw] = []
-        for run_id in _due(tx, levels, limit):
-            tx.cursor.execute(queries.TAKE, (worker, run_id))
-            runs.append(load(tx, run_id))
-        return RawClaim(runs, _next_at(tx, levels), tx.now)
+        look = Look(tx, worker, wanted_of(codes), max(limit, 1))
+        claiming = Claiming(look, list(look.levels()), limits, tx.now, limit)
+        next_at = at_once(claiming.perform())
+        for one in limits:
+            if one.rate is not None and one.workflow in claiming.begun:
+                count_start(tx, one.workflow, claiming.begun[one.workflow], one.rate)
+        return RawClaim([load(tx, run_id) for run_id in claiming.taken], next_at, tx.now)
 
     # --- the dead
 
@@ -133,8 +134,9 @@ class Leases:
         if lock is not None:
             tx.afterwards.append(lambda: self._locks.drop(lock))
 
-    def _sweep(self, tx: Transaction, claimer: str) -> None:
-        """Condemn the dead, except who claims, and free a bounded number of their runs."""
+    def _sweep(self, tx: Transaction, claimer: str, freed: Iterable[Lane] = ()) -> None:
+        """Condemn the dead, except who claims, and free a bounded number of their runs. Of some lanes, runs were `freed` already."""
+        lanes = list(freed)
         probing = time.monotonic() >= self._probe_at
         began = time.monotonic()
         left = SWEEP
@@ -146,13 +148,15 @@ class Leases:
                     continue
                 self._condemn(tx, worker, lock)
             if left > 0:
-                left -= self._free(tx, worker, left)
+                left -= self._free(tx, worker, left, lanes)
+        let_in_all(tx, lanes)
         if probing:
             now = time.monotonic()
             self._probe_at = now + (now - began) * _PROBING
 
-    def _free(self, tx: Transaction, worker: str, limit: int) -> int:
-        """Free what a condemned worker holds; when that was all, it stands nowhere any more."""
+    def _free(self, tx: Transaction, worker: str, limit: int, lanes: list[Lane]) -> int:
+        """Free what a condemned worker holds, and note of which lanes; when that was all, it stands nowhere any more."""
+        lanes += tx.cursor.execute(queries.LANES_OF, (worker, limit)).fetchall()
         freed = tx.cursor.execute(queries.FREE, (tx.now, worker, limit)).rowcount
         if freed:
             tx.notify = True
@@ -195,48 +199,3 @@ def _look(tx: Transaction, worker: str) -> tuple[int, int] | None:
     known = (row[0], row[1]) if row is not None and row[3] == 0 else None
     tx.workers[worker] = known
     return known
-
-
-def _levels(tx: Transaction, codes: tuple[Code, ...]) -> Iterator[_Level]:
-    """Where runs may be due that one of these codes fits, version by version as they were asked for."""
-    wanted: dict[tuple[str, str], set[str]] = {}
-    for workflow, version, shape in codes:
-        wanted.setdefault((workflow, version), set()).add(shape)
-    for of, shapes in wanted.items():
-        for priority, misfits in _scan(tx, of):
-            if not _fits_none(shapes, misfits):
-                yield (*of, priority, misfits)
-
-
-def _fits_none(shapes: set[str], misfits: str) -> bool:
-    try:
-        return shapes.issubset(shapes_of(misfits))
-    except TypeError:  # damaged: claimed, so that it is found out, and in no other run's way (contract 14)
-        return False
-
-
-def _scan(tx: Transaction, of: tuple[str, str]) -> Iterator[tuple[int, str]]:
-    """Priorities and misfits of all runs of a version that can be claimed now or later, each pair once."""
-    row = tx.row(queries.LEVEL, (*of, _TOP))
-    while row is not None:
-        yield row
-        priority, misfits = row
-        row = tx.row(queries.BESIDE, (*of, priority, misfits)) if misfits else None
-        row = row or tx.row(queries.LEVEL, (*of, priority))
-
-
-def _due(tx: Transaction, levels: list[_Level], limit: int) -> list[str]:
-    """The runs that come first: each level of priority is worth a minute of waiting (contract 9)."""
-    found: list[tuple[int, int, int, str]] = []
-    order = {of: place for place, of in enumerate(dict.fromkeys([level[:2] for level in levels]))}
-    for level in levels:
-        priority, place = level[2], order[level[:2]]
-        for wake_at, run_id in tx.cursor.execute(queries.DUE, (*level, tx.now, max(limit, 0))):
-            found.append((wake_at - priority * MINUTE, -priority, place, run_id))
-    found.sort()
-    return [entry[3] for entry in found[: max(limit, 0)]]
-
-
-def _next_at(tx: Transaction, levels: list[_Level]) -> int | None:
-    rows = [tx.row(queries.NEXT, level) for level in levels]
-    return min([row[0] for row in rows if row is not None and type(row[0]) is int], default=None)  # not a damaged one (S15.2)

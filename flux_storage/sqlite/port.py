@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from flux.clock import Clock, Jumping
 from flux.errors import StorageMisused
 
-from .writer import BATCH, WAITING, Operation, Transaction, Writer
+from .writer import BATCH, WAITING, Guest, Operation, Transaction, Writer
 
 T = TypeVar("T")
 
@@ -67,7 +68,7 @@ class Load:
 class Port:
     """One event loop's way to the writer. Used in that loop's thread only."""
 
-    __slots__ = ("_alone", "_away", "_clock", "_leaving", "_load", "_pressed", "_watching", "_writer", "loop", "pending")
+    __slots__ = ("_alone", "_away", "_clock", "_guests", "_leaving", "_load", "_pressed", "_watching", "_writer", "loop", "pending")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writer: Writer, clock: Clock) -> None:
         self.loop = loop
@@ -75,6 +76,7 @@ class Port:
         self.pending: list[Operation] = []
         self._writer = writer
         self._away: _Batch | None = None
+        self._guests = 0  # who have the writer to themselves, or wait for it
         self._leaving = False
         self._alone = True  # the last batch was one operation: the next need not wait for the turn to end
         self._watching: asyncio.TimerHandle | None = None
@@ -110,10 +112,32 @@ class Port:
         if self.pending:
             self._leave()
 
+    def invite(self, serve: Callable[[Writer], None]) -> None:
+        """Let somebody have the writer to itself, behind what is on its way; `dismiss` says that it is over. Raises StorageMisused."""
+        if not self._writer.hand_over(Guest(serve)):
+            raise StorageMisused("the storage was closed before this call")
+        self._guests += 1
+
+    def dismiss(self) -> None:
+        """A guest has gone."""
+        self._guests -= 1
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While entered, somebody waits for the writer's thread: virtual time stands still."""
+        clock = self._clock
+        if clock is not None:
+            clock.working += 1
+        try:
+            yield
+        finally:
+            if clock is not None:
+                clock.working -= 1
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not self.pending and self._away is None
+        return not self.pending and self._away is None and not self._guests
 
     def _leave(self) -> None:
         self._leaving = False

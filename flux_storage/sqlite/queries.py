@@ -5,13 +5,14 @@ from __future__ import annotations
 # The fields of `flux.storage.Header`, in its order.
 _HEADER = (
     "run_id, ref, workflow, version, shape, status, priority, created_at, updated_at, ended_at, wake_at, owner, epoch, "
-    "position, inbox_seq, input_digest, idempotency_key, waiting, blocked, misfits"
+    "position, inbox_seq, input_digest, idempotency_key, waiting, blocked, misfits, parent, lane, parked, deduplication_key"
 )
 
 # --- transactions
 
 # Open a write transaction: at once, because a deferred one fails when it turns into a writer.
 BEGIN = "BEGIN IMMEDIATE"
+FILES = "PRAGMA database_list"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 
@@ -27,18 +28,21 @@ DATA_VERSION = "PRAGMA data_version"
 HEADER = f"SELECT {_HEADER} FROM flux_runs WHERE run_id = ?"
 # The head of the run that a workflow made under an idempotency key.
 HEADER_BY_KEY = f"SELECT {_HEADER} FROM flux_runs WHERE workflow = ? AND idempotency_key = ?"
+# The same of one that has not ended, under a deduplication key.
+HEADER_ONCE = f"SELECT {_HEADER} FROM flux_runs WHERE workflow = ? AND deduplication_key = ?"
 
-# A whole run from one snapshot: its head (0), its journal (1) and what is pending in its inbox (2). Journal and payloads
-# come as bytes, so that one damaged text cannot keep the other rows from being read.
+_REST = ", ".join(["NULL"] * 19)  # as many columns as a head has beyond those of a row or a posting
+
+# A whole run from one snapshot: its head and where its journal begins (0), its journal from there (1) and what is pending in
+# its inbox (2). Journal and payloads come as bytes, so that one damaged text cannot keep the other rows from being read.
 LOAD = f"""
-SELECT 0, {_HEADER} FROM flux_runs WHERE run_id = :run_id
+SELECT 0, {_HEADER}, base FROM flux_runs WHERE run_id = :run_id
 UNION ALL
-SELECT 1, position, epoch, at, format, CAST(control AS BLOB), CAST(payload AS BLOB),
-       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 1, position, epoch, at, format, CAST(control AS BLOB), CAST(payload AS BLOB), {_REST}
 FROM flux_journal WHERE ref = (SELECT ref FROM flux_runs WHERE run_id = :run_id)
+    AND position >= (SELECT base FROM flux_runs WHERE run_id = :run_id)
 UNION ALL
-SELECT 2, seq, kind, name, CAST(payload AS BLOB), signal_id, at,
-       NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT 2, seq, kind, name, CAST(payload AS BLOB), signal_id, at, {_REST}
 FROM flux_inbox WHERE ref = (SELECT ref FROM flux_runs WHERE run_id = :run_id) AND taken IS NULL
 """
 
@@ -76,8 +80,9 @@ FIND_STATUSES = {
 # A new run.
 CREATE = """
 INSERT INTO flux_runs (run_id, workflow, version, shape, status, priority, created_at, updated_at, wake_at, owner, epoch,
-                       position, inbox_seq, seen_seq, input_digest, idempotency_key, waiting, blocked)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 0, ?, ?, ?, '')
+                       position, inbox_seq, seen_seq, input_digest, idempotency_key, waiting, blocked, parent, lane, parked,
+                       deduplication_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 0, ?, ?, ?, '', ?, ?, ?, ?)
 """
 # A row of a journal.
 APPEND = "INSERT INTO flux_journal (ref, position, epoch, at, format, control, payload) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -89,11 +94,13 @@ STEP = f"""
 UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq
 WHERE {_HELD} AND status = ? AND wake_at IS ? AND waiting = ? AND blocked = ? AND misfits = ?
 """
-# Any other step. Where it ends the run, a commit with a row says when; where it moves the run, to which code.
+# Any other step. Where it ends the run, a commit with a row says when; where it moves the run, to which code; where it begins the
+# journal anew, with which row.
 MOVE = f"""
 UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq, status = ?, wake_at = ?,
     waiting = ?, blocked = ?, misfits = ?, ended_at = CASE WHEN ? THEN COALESCE(?, ended_at, ?) END,
-    owner = CASE WHEN ? THEN NULL ELSE owner END, version = COALESCE(?, version), shape = COALESCE(?, shape)
+    owner = CASE WHEN ? THEN NULL ELSE owner END, version = COALESCE(?, version), shape = COALESCE(?, shape),
+    base = COALESCE(?, base), deduplication_key = CASE WHEN ? THEN NULL ELSE deduplication_key END
 WHERE {_HELD}
 """
 # Why a commit found nothing to update.
@@ -120,6 +127,8 @@ FROM flux_inbox INDEXED BY flux_inbox_pending WHERE ref = ? AND taken IS NULL AN
 """
 # Keep a posting.
 POST = "INSERT INTO flux_inbox (ref, seq, kind, name, payload, signal_id, at) VALUES (?, ?, ?, ?, ?, ?, ?)"
+# The same for a run whose inbox may be damaged: it is in no other run's way (contract 14).
+DELIVER = f"{POST} ON CONFLICT (ref, seq) DO NOTHING"
 # Number it: the wake-up that no parking run can miss (I25).
 RING = "UPDATE flux_runs SET inbox_seq = ? WHERE ref = ?"
 # The same for a run that nobody holds: it can be claimed now.
@@ -131,36 +140,41 @@ CONSUME = "UPDATE flux_inbox SET taken = ? WHERE ref = ? AND seq = ?"
 
 # The next lower priority that has claimable runs, and the last misfits there (a loose scan of the index, with the next):
 # runs that a claimer cannot run cost it one look for all with the same priority and misfits, however many they are (D28).
-LEVEL = """
+_CLAIMABLE = "owner IS NULL AND wake_at IS NOT NULL AND parked = 0"
+LEVEL = f"""
 SELECT priority, misfits FROM flux_runs INDEXED BY flux_runs_claimable
-WHERE workflow = ? AND version = ? AND owner IS NULL AND wake_at IS NOT NULL AND priority < ?
+WHERE workflow = ? AND version = ? AND begun = ? AND {_CLAIMABLE} AND priority < ?
 ORDER BY priority DESC, misfits DESC LIMIT 1
 """
 # The same priority with the misfits before those. (Of `(priority, misfits) < (?, ?)` SQLite would read what is equal, too.)
-BESIDE = """
+BESIDE = f"""
 SELECT priority, misfits FROM flux_runs INDEXED BY flux_runs_claimable
-WHERE workflow = ? AND version = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND misfits < ?
+WHERE workflow = ? AND version = ? AND begun = ? AND priority = ? AND {_CLAIMABLE} AND misfits < ?
 ORDER BY misfits DESC LIMIT 1
 """
+_OF_LEVEL = f"workflow = ? AND version = ? AND begun = ? AND priority = ? AND misfits = ? AND {_CLAIMABLE}"
 # Due runs of one level, longest due first.
-DUE = """
-SELECT wake_at, run_id FROM flux_runs INDEXED BY flux_runs_claimable
-WHERE workflow = ? AND version = ? AND priority = ? AND misfits = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ?
+DUE = f"""
+SELECT wake_at, run_id, lane FROM flux_runs INDEXED BY flux_runs_claimable
+WHERE {_OF_LEVEL} AND wake_at <= ?
 ORDER BY wake_at, run_id LIMIT ?
 """
 # When the first run of one level is due.
-NEXT = """
+NEXT = f"""
 SELECT wake_at FROM flux_runs INDEXED BY flux_runs_claimable
-WHERE workflow = ? AND version = ? AND priority = ? AND misfits = ? AND owner IS NULL AND wake_at IS NOT NULL
+WHERE {_OF_LEVEL}
 ORDER BY wake_at LIMIT 1
 """
 # Lease a run: its epoch grows with the change of hands (I10).
-TAKE = "UPDATE flux_runs SET owner = ?, epoch = epoch + 1, seen_seq = inbox_seq WHERE run_id = ?"
+TAKE = "UPDATE flux_runs SET owner = ?, epoch = epoch + 1, seen_seq = inbox_seq, parked = 0 WHERE run_id = ?"
+_OWNED = "SELECT ref FROM flux_runs INDEXED BY flux_runs_owned WHERE owner = ? ORDER BY workflow, ref LIMIT ?"
+# The lanes of those that the next statement frees.
+LANES_OF = f"SELECT DISTINCT workflow, lane FROM flux_runs WHERE lane <> '' AND ref IN ({_OWNED})"
 # A bounded number of runs that a condemned worker held: free, and due at once unless they have ended or are parked.
-FREE = """
+FREE = f"""
 UPDATE flux_runs SET owner = NULL,
     wake_at = CASE WHEN status IN ('completed', 'failed', 'cancelled', 'blocked') THEN wake_at ELSE ? END
-WHERE ref IN (SELECT ref FROM flux_runs INDEXED BY flux_runs_owned WHERE owner = ? ORDER BY ref LIMIT ?)
+WHERE ref IN ({_OWNED})
 """
 # One run that a condemned worker held.
 FREE_ONE = """
@@ -170,8 +184,42 @@ WHERE run_id = ?
 """
 # Runs of a worker with postings that it has not stated (D13).
 UNSEEN = """
-SELECT run_id FROM flux_runs INDEXED BY flux_runs_owned WHERE owner = ? AND inbox_seq > seen_seq ORDER BY ref
+SELECT run_id FROM flux_runs INDEXED BY flux_runs_owned WHERE owner = ? AND inbox_seq > seen_seq
 """
+
+# --- limits
+
+# How many runs of a workflow somebody holds, counted up to a limit.
+HELD = """
+SELECT count(*) FROM (
+    SELECT 1 FROM flux_workers AS w INDEXED BY flux_workers_present CROSS JOIN flux_runs AS r INDEXED BY flux_runs_owned
+    WHERE w.state < 2 AND r.owner = w.nonce AND r.owner IS NOT NULL AND r.workflow = ? LIMIT ?
+)
+"""
+# The same of one lane.
+HELD_IN = """
+SELECT count(*) FROM (
+    SELECT 1 FROM flux_runs INDEXED BY flux_runs_lane WHERE workflow = ? AND lane = ? AND lane <> '' AND owner IS NOT NULL LIMIT ?
+)
+"""
+# Take a run out of the due order, and put it back.
+PARK = "UPDATE flux_runs SET parked = 1 WHERE run_id = ?"
+LET_IN = "UPDATE flux_runs SET parked = 0 WHERE run_id = ?"
+_WAITING = (
+    "FROM flux_runs INDEXED BY flux_runs_parked WHERE workflow = ? AND lane = ? AND lane <> '' AND owner IS NULL AND wake_at IS NOT NULL"
+)
+# The most urgent of the next kind that is parked in a lane.
+PARKED = f"""
+SELECT kind, version, begun, priority, misfits, wake_at, run_id {_WAITING} AND parked = 1 AND kind > ?
+ORDER BY kind, rank, priority DESC, run_id LIMIT 1
+"""
+# The most urgent of a kind that waits in a lane and is not parked.
+AHEAD = f"SELECT wake_at, rank, priority {_WAITING} AND parked = 0 AND kind = ? ORDER BY rank, priority DESC, run_id LIMIT 1"
+LANE = "SELECT workflow, lane FROM flux_runs WHERE run_id = ?"
+# What has begun lately.
+STARTS = "SELECT at, n FROM flux_starts WHERE workflow = ? AND at > ? ORDER BY at"
+START = "INSERT INTO flux_starts (workflow, at, n) VALUES (?, ?, ?) ON CONFLICT (workflow, at) DO UPDATE SET n = n + excluded.n"
+FORGET_STARTS = "DELETE FROM flux_starts WHERE workflow = ? AND at <= ?"
 
 # A worker.
 WORKER = "SELECT expires_at, lease, lock, state FROM flux_workers WHERE nonce = ?"
@@ -188,15 +236,62 @@ FORGET_WORKERS = "DELETE FROM flux_workers WHERE state = 2 AND expires_at < ?"
 
 # --- forgetting
 
-# Whether a run can be deleted.
-ENDED = "SELECT ref, status FROM flux_runs WHERE run_id = ?"
-# Runs that ended long ago, a bounded number.
+# Whose child a run is, if its parent is there.
+PARENT = "SELECT (SELECT run_id FROM flux_runs AS other WHERE other.run_id = child.parent) FROM flux_runs AS child WHERE run_id = ?"
+# A run, its children, and theirs.
+FAMILY = """
+WITH RECURSIVE family (ref, run_id, status) AS (
+    SELECT ref, run_id, status FROM flux_runs WHERE run_id = ?
+    UNION
+    SELECT child.ref, child.run_id, child.status FROM family CROSS JOIN flux_runs AS child INDEXED BY flux_runs_children
+    WHERE child.parent = family.run_id AND child.parent <> ''
+)
+SELECT ref, run_id, status FROM family
+"""
+LANE_OF = "SELECT workflow, lane, owner FROM flux_runs WHERE ref = ?"
+# Runs that ended long ago, the oldest first, behind one of them; not those that are forgotten with their parent.
 OLD = """
-SELECT ref FROM flux_runs INDEXED BY flux_runs_ended WHERE ended_at IS NOT NULL AND ended_at <= ?
+SELECT ended_at, ref, run_id FROM flux_runs AS child INDEXED BY flux_runs_ended
+WHERE ended_at IS NOT NULL AND ended_at <= ? AND (ended_at, ref) > (?, ?)
+    AND NOT EXISTS (SELECT 1 FROM flux_runs AS other WHERE other.run_id = child.parent)
 ORDER BY ended_at, ref LIMIT ?
 """
 # All that is kept of a run.
 DELETE = ("DELETE FROM flux_inbox WHERE ref = ?", "DELETE FROM flux_journal WHERE ref = ?", "DELETE FROM flux_runs WHERE ref = ?")
+
+# --- schedules
+
+# Text is text and an instant an instant, whatever is in the row (contract 14).
+_SCHEDULE = """
+SELECT CAST(name AS TEXT), CAST(workflow AS TEXT), CAST(version AS TEXT), CAST(rule AS TEXT), next_at, last_at,
+       CAST(last_run AS TEXT), revision
+FROM flux_schedules
+"""
+SCHEDULE = f"{_SCHEDULE} WHERE name = :name LIMIT :limit"
+# All, by name.
+SCHEDULES = f"{_SCHEDULE} WHERE name > :after ORDER BY name LIMIT :limit"
+# What is due, the earliest first.
+SCHEDULES_DUE = f"""
+{_SCHEDULE} INDEXED BY flux_schedules_next
+WHERE next_at IS NOT NULL AND next_at BETWEEN 0 AND :due AND typeof(next_at) = 'integer' ORDER BY next_at, name LIMIT :limit
+"""
+# A new one, with a revision that none had.
+SCHEDULE_NEW = """
+INSERT INTO flux_schedules (workflow, version, rule, next_at, last_at, last_run, name, revision)
+VALUES (?, ?, ?, ?, ?, ?, ?, (SELECT forgotten + 1 FROM flux_changes)) ON CONFLICT (name) DO NOTHING
+"""
+# The same, changed, if it is as it was seen.
+SCHEDULE_CHANGE = """
+UPDATE flux_schedules SET workflow = ?, version = ?, rule = ?, next_at = ?, last_at = ?, last_run = ?, revision = revision + 1
+WHERE name = ? AND revision = ?
+"""
+# Forget it, but not its revision.
+SCHEDULE_GONE = """
+UPDATE flux_changes SET forgotten = max(forgotten,
+    (SELECT CASE WHEN typeof(revision) = 'integer' THEN revision ELSE 0 END FROM flux_schedules WHERE name = ?))
+WHERE EXISTS (SELECT 1 FROM flux_schedules WHERE name = ?)
+"""
+UNSCHEDULE = "DELETE FROM flux_schedules WHERE name = ?"
 
 # --- opening
 

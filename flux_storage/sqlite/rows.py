@@ -10,7 +10,7 @@ from flux.core.commands import Posting
 from flux.core.status import RunStatus
 from flux.errors import UnreadableRun
 from flux.journal import decode_row
-from flux.storage import Header, Row, StoredRun
+from flux.storage import Header, Row, Schedule, StoredRun
 
 from ..instants import check_instants, is_instant
 
@@ -46,11 +46,15 @@ def header_of(row: Sequence[Any]) -> Header:
 
 def _head(row: Sequence[Any]) -> tuple[Header, str]:
     header = Header(*row)
+    header.parked = row[22] == 1  # SQLite has no truth values
     fault = ""
     try:
         header.status = _STATUSES[row[5]]
         header.waiting = _names(row[17])
         header.misfits = shapes_of(row[19])
+        if type(header.parent) is not str:
+            header.parent = ""
+            raise ValueError("its parent is no id")
         check_instants(header)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         fault = f"its head cannot be read: {type(error).__name__}: {error}"
@@ -82,26 +86,30 @@ def stored_of(found: Iterable[Sequence[Any]]) -> StoredRun | None:
         parts[row[0]].append(row[1:])
     if not parts[0]:
         return None
-    header, fault = _head(parts[0][0])
+    *head, base = parts[0][0]
+    header, fault = _head(head)
     run = StoredRun(header, [], [])
     try:
         if fault:
             raise UnreadableRun(f"run {header.run_id!r}: {fault}", header.run_id)
-        _fill_rows(run, sorted(parts[1], key=_first))
+        _fill_rows(run, base, sorted(parts[1], key=_first))
         _fill_postings(run, sorted(parts[2], key=_first))
     except UnreadableRun as error:
         run.error = error
     return run
 
 
-def _fill_rows(run: StoredRun, journal: list[Sequence[Any]]) -> None:
+def _fill_rows(run: StoredRun, base: Any, journal: list[Sequence[Any]]) -> None:
     header = run.header
-    for expected, columns in enumerate(journal, start=1):
+    if type(base) is not int or not journal:
+        raise UnreadableRun(f"run {header.run_id!r}: its journal does not begin where its head says", header.run_id)
+    for expected, columns in enumerate(journal, start=base):
         if columns[0] != expected:
             raise UnreadableRun(f"run {header.run_id!r}: row {expected} of its journal is missing", header.run_id)
         run.rows.append(row_of(header.run_id, columns[:6]))
-    if len(journal) != header.position:
-        raise UnreadableRun(f"run {header.run_id!r}: its journal has {len(journal)} rows, its head says {header.position}", header.run_id)
+    last = base + len(journal) - 1
+    if last != header.position:
+        raise UnreadableRun(f"run {header.run_id!r}: its journal ends with row {last}, its head says {header.position}", header.run_id)
 
 
 def _fill_postings(run: StoredRun, inbox: list[Sequence[Any]]) -> None:
@@ -110,6 +118,17 @@ def _fill_postings(run: StoredRun, inbox: list[Sequence[Any]]) -> None:
     except _UNREADABLE as error:
         run_id = run.header.run_id
         raise UnreadableRun(f"run {run_id!r}: a posting cannot be read: {error}", run_id) from error
+
+
+def schedule_of(columns: Sequence[Any]) -> Schedule:
+    """A schedule. One with an instant that is none is never due; one with a revision that is none cannot be changed."""
+    name, workflow, version, rule, next_at, last_at, last_run, revision = columns
+    revision = revision if type(revision) is int else -1
+    return Schedule(name, workflow, version, rule, _instant(next_at), _instant(last_at), last_run, revision)
+
+
+def _instant(column: Any) -> int | None:
+    return column if is_instant(column) else None
 
 
 def _first(columns: Sequence[Any]) -> int:

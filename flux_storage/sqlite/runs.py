@@ -1,22 +1,25 @@
-"""Writing runs: creating, committing, posting, forgetting. All inside a transaction; checks come before writes."""
+"""Writing runs: creating, committing, posting. All inside a transaction; checks come before writes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from flux.core.commands import Posting
 from flux.core.status import RunStatus
-from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFinished, RunNotFound
+from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFound
 from flux.journal import FORMAT
-from flux.storage import Commit, Committed, NewPosting, NewRun
+from flux.storage import Commit, Committed, NewPosting, NewRun, Outgoing
 
 from . import queries
+from .claiming import count_start, is_behind, let_in_all
 from .leases import ENDED, Leases, Raw, demand_live, is_live, prolong
 from .rows import pack_names, pack_shapes, posting_of
 from .writer import Transaction
 
 Texts = tuple[str, str]  # control and payload of a row
+Child = tuple[NewRun, Texts]
 
 
 @dataclass(slots=True)
@@ -46,6 +49,9 @@ def create(tx: Transaction, run: NewRun, texts: Texts) -> RawCreated:
         existing = tx.row(queries.HEADER_BY_KEY, (run.workflow, run.idempotency_key))
     if existing is None:
         existing = tx.row(queries.HEADER, (run.run_id,))
+    once = None if run.status.value in ENDED else run.deduplication_key
+    if existing is None and once is not None:
+        existing = tx.row(queries.HEADER_ONCE, (run.workflow, once))
     if existing is not None:
         return RawCreated(existing, False, tx.now)
     if run.owner is None:
@@ -54,23 +60,35 @@ def create(tx: Transaction, run: NewRun, texts: Texts) -> RawCreated:
     else:
         demand_live(tx, run.owner)
         wake_at, epoch = run.wake_at or tx.now, 1
-    _insert(tx, run, texts, wake_at, epoch)
+        if run.rate is not None:
+            count_start(tx, run.workflow, 1, run.rate)
+    _insert(tx, run, texts, wake_at, epoch, run.owner, run.idempotency_key, once)
     return RawCreated(tx.row(queries.HEADER, (run.run_id,)), True, tx.now)
 
 
-def _insert(tx: Transaction, run: NewRun, texts: Texts, wake_at: int, epoch: int) -> None:
+def _insert(
+    tx: Transaction,
+    run: NewRun,
+    texts: Texts,
+    wake_at: int,
+    epoch: int = 0,
+    owner: str | None = None,
+    key: str | None = None,
+    once: str | None = None,
+) -> None:
+    parked = run.lane != "" and owner is None and not run.delay and is_behind(tx, run.workflow, run.version, run.lane, run.priority)
     tx.cursor.execute(
         queries.CREATE,
         (
             run.run_id, run.workflow, run.version, run.shape, run.status.value, run.priority, run.at, run.at, wake_at,
-            run.owner, epoch, run.input_digest, run.idempotency_key, pack_names(run.waiting),
+            owner, epoch, run.input_digest, key, pack_names(run.waiting), run.parent, run.lane, parked, once,
         ),
     )  # fmt: skip
     tx.cursor.execute(queries.APPEND, (tx.cursor.lastrowid, 1, epoch, run.at, FORMAT, *texts))
 
 
-def commit(tx: Transaction, commit: Commit, texts: Texts) -> Committed:
-    """One step forward, if everything is as its holder saw it (D12)."""
+def commit(tx: Transaction, commit: Commit, texts: Texts, children: Iterable[Child] = ()) -> Committed:
+    """One step forward, if everything is as its holder saw it (D12). `children` are the commit's, with the texts of their rows."""
     if not is_live(tx, commit.owner) or not _update(tx, commit):
         return _refuse(tx, commit, texts)
     position = commit.position
@@ -81,8 +99,33 @@ def commit(tx: Transaction, commit: Commit, texts: Texts) -> Committed:
         tx.cursor.execute(queries.CONSUME, (position, commit.ref, seq))
     if commit.release or commit.ended:
         tx.notify = True
+        if commit.release and commit.lane:
+            let_in_all(tx, [(_workflow_of(tx, commit.ref), commit.lane)])
     prolong(tx, commit.owner)
+    if children or commit.posts:
+        spread(tx, children, commit.posts)
     return Committed(tx.now)
+
+
+def spread(tx: Transaction, children: Iterable[Child], posts: Iterable[Outgoing]) -> None:
+    """What a commit, or a tick, means for other runs (contract 16). Nothing of it is ever refused."""
+    for child, texts in children:
+        if tx.row(queries.ADDRESS, (child.run_id,)) is None:
+            _insert(tx, child, texts, tx.now + child.delay)
+            tx.notify = True
+    for sent in posts:
+        _deliver(tx, sent.run_id, sent.posting)
+
+
+def _deliver(tx: Transaction, run_id: str, posting: NewPosting) -> None:
+    row = tx.row(queries.ADDRESS, (run_id,))
+    if row is None or type(row[4]) is not int:  # gone, or damaged (contract 14)
+        return
+    ref, _, status, _, _ = row
+    if status in ENDED and posting.kind != "unwind":
+        return
+    if posting.signal_id is None or tx.row(queries.KNOWN_SIGNAL, (ref, posting.signal_id)) is None:
+        _number(tx, posting, row, queries.DELIVER)
 
 
 def _update(tx: Transaction, commit: Commit) -> bool:
@@ -92,12 +135,18 @@ def _update(tx: Transaction, commit: Commit) -> bool:
     stand = (commit.status.value, wake_at, pack_names(commit.waiting), commit.blocked, pack_shapes(commit.misfits))
     cursor = tx.cursor
     ended = commit.ended
-    stays = not (commit.release or ended or commit.version)
+    stays = not (commit.release or ended or commit.version or commit.fresh)
     if stays and cursor.execute(queries.STEP, (*moved, *seen, *stand)).rowcount == 1:
         return True
     code = (commit.version, commit.shape) if commit.version else (None, None)
-    change = (*moved, *stand, ended, moved[1], commit.at, commit.release, *code)
+    base = moved[0] if commit.fresh and commit.records else None
+    change = (*moved, *stand, ended, moved[1], commit.at, commit.release, *code, base, ended)
     return cursor.execute(queries.MOVE, (*change, *seen)).rowcount == 1
+
+
+def _workflow_of(tx: Transaction, ref: int) -> str:
+    workflow: str = tx.row(queries.LANE_OF, (ref,))[0]
+    return workflow
 
 
 def _refuse(tx: Transaction, commit: Commit, texts: Texts) -> Committed:
@@ -143,39 +192,23 @@ def post(tx: Transaction, leases: Leases, run_id: str, posting: NewPosting, work
 
 
 def _accept(tx: Transaction, run_id: str, posting: NewPosting, row: Any) -> None:
-    ref, _, status, owner, inbox_seq = row
+    ref, _, status, _, _ = row
     if status in ENDED:
         raise RunFinished(f"run {run_id!r} has ended: it is {status}")
     if posting.kind == "signal" and tx.row(queries.PENDING, (ref, posting.limit))[0] >= posting.limit:
         raise InboxFull(f"run {run_id!r} has {posting.limit} signals that nothing has taken yet")
+    _number(tx, posting, row, queries.POST)
+
+
+def _number(tx: Transaction, posting: NewPosting, row: Any, statement: str) -> None:
+    ref, _, status, owner, inbox_seq = row
     seq = inbox_seq + 1
-    tx.cursor.execute(queries.POST, (ref, seq, posting.kind, posting.name, posting.payload, posting.signal_id, tx.now))
-    if owner is None and status != RunStatus.BLOCKED.value:
+    kept = (ref, seq, posting.kind, posting.name, posting.payload, posting.signal_id, tx.now)
+    if tx.cursor.execute(statement, kept).rowcount == 0:
+        return
+    # An ended run that is held is due as well: its holder may die before it has seen this.
+    if status in ENDED or (owner is None and status != RunStatus.BLOCKED.value):
         tx.cursor.execute(queries.RING_FREE, (seq, tx.now, tx.now, ref))
     else:
         tx.cursor.execute(queries.RING, (seq, ref))
     tx.notify = True
-
-
-def delete(tx: Transaction, run_id: str) -> None:
-    """Forget an ended run."""
-    row = tx.row(queries.ENDED, (run_id,))
-    if row is None:
-        raise RunNotFound(f"no run {run_id!r} in this storage")
-    ref, status = row
-    if status not in ENDED:
-        raise RunNotFinished(f"run {run_id!r} is {status}: cancel it first")
-    _forget(tx, ref)
-
-
-def purge(tx: Transaction, finished_for: int, limit: int) -> int:
-    """Forget runs that ended long ago, the oldest first."""
-    old = tx.cursor.execute(queries.OLD, (tx.now - finished_for, max(limit, 0))).fetchall()
-    for (ref,) in old:
-        _forget(tx, ref)
-    return len(old)
-
-
-def _forget(tx: Transaction, ref: int) -> None:
-    for statement in queries.DELETE:
-        tx.cursor.execute(statement, (ref,))

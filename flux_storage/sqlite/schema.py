@@ -49,7 +49,7 @@ def _create(cursor: sqlite3.Cursor) -> None:
         cursor.execute(_SET_APPLICATION)
 
 
-def _add_misfits(cursor: sqlite3.Cursor) -> None:
+def _extend(cursor: sqlite3.Cursor) -> None:
     _run(cursor, "schema_2.sql")
 
 
@@ -59,7 +59,7 @@ def _run(cursor: sqlite3.Cursor, script: str) -> None:
 
 
 # Step n leads from version n to n + 1. A step that was released never changes, nor does the script that it runs.
-STEPS: tuple[Step, ...] = (_create, _add_misfits)
+STEPS: tuple[Step, ...] = (_create, _extend)
 VERSION = len(STEPS)
 
 

@@ -1,10 +1,12 @@
 """`SQLiteStorage`: the verbs of `flux.storage.WorkflowStorage` on a SQLite file.
 
-reads    load, find, read_header, read_journal    reader.py: aiosqlite, on a connection of their own
-writes   the other verbs                          port.py: from the event loop to the writer and back
-                                                  writer.py: one thread, group commit
-                                                  runs.py, leases.py: what happens inside the transaction
-beside   changes.py: what `changed` waits for     ../liveness.py: whose process is still there
+reads    load, find, read_header,          reader.py: aiosqlite, on a connection of their own
+         read_journal, schedules
+writes   the other verbs                   port.py: from the event loop to the writer and back
+                                           writer.py: one thread, group commit
+                                           runs.py, leases.py, schedules.py, forgetting.py: what happens inside the transaction
+         transactions.py: a handler's        within.py: inside an application's own
+beside   changes.py: what `changed` waits for; ../liveness.py: whose process is still there
          schema.py, schema.sql, schema_2.sql, queries.py: the tables, and every SQL text
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Collection
 from functools import partial
@@ -24,12 +27,31 @@ from flux.clock import Clock, SystemClock
 from flux.core.status import RunStatus
 from flux.errors import InvalidArgument, StorageMisused
 from flux.journal import encode_row
-from flux.storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, Row, StoredRun
+from flux.storage import (
+    Claimed,
+    Code,
+    Commit,
+    Committed,
+    Created,
+    Header,
+    Limit,
+    NewPosting,
+    NewRun,
+    Outgoing,
+    Posted,
+    Query,
+    Renewal,
+    Row,
+    Schedule,
+    StoredRun,
+)
 
-from . import queries, runs
+from . import forgetting, queries, runs, schedules
 from .leases import Raw
 from .opened import Opened
-from .rows import header_of, row_of, stored_of
+from .rows import header_of, row_of, schedule_of, stored_of
+from .transactions import SQLiteTransaction
+from .within import Within
 from .writer import Transaction
 
 __all__ = ["SQLiteStorage"]
@@ -159,6 +181,8 @@ class SQLiteStorage:
     async def commit(self, commit: Commit) -> Committed:
         """One step forward of a run. Raises LeaseLost, RunNotFound."""
         texts = encode_row(commit.records) if commit.records else ("", "")
+        if commit.children:
+            return await self._write(partial(runs.commit, commit=commit, texts=texts, children=_encoded(commit.children)))
         return await self._write(partial(runs.commit, commit=commit, texts=texts), small=True)
 
     async def post(self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None) -> Posted:
@@ -197,12 +221,40 @@ class SQLiteStorage:
         return [header_of(row) for row in await self._rows(sql, parameters)]
 
     async def delete(self, run_id: str) -> None:
-        """Forget an ended run and all its rows. Raises RunNotFound, RunNotFinished."""
-        await self._write(partial(runs.delete, run_id=run_id))
+        """Forget an ended run, its children and all their rows. Raises RunNotFound, RunNotFinished, RunConflict."""
+        await self._write(partial(forgetting.delete, run_id=run_id))
 
     async def purge(self, finished_for: int, limit: int) -> int:
         """Forget up to `limit` runs that ended at least `finished_for` microseconds ago."""
-        return await self._write(partial(runs.purge, finished_for=finished_for, limit=limit))
+        return await self._write(partial(forgetting.purge, finished_for=finished_for, limit=limit))
+
+    # --- schedules
+
+    async def advance(self, schedule: Schedule, runs: Collection[NewRun] = (), posts: Collection[Outgoing] = ()) -> bool:
+        """Make a schedule, or replace it from the revision that was seen; whether that was the one."""
+        return await self._write(partial(schedules.advance, schedule=schedule, runs=_encoded(runs), posts=posts))
+
+    async def schedules(self, name: str | None = None, *, due: int | None = None, limit: int = 500, after: str = "") -> list[Schedule]:
+        """One, or those that are due, or a page of all."""
+        sql = queries.SCHEDULES if due is None else queries.SCHEDULES_DUE
+        parameters = {"name": name, "due": due, "after": after, "limit": max(limit, 0)}
+        return [schedule_of(row) for row in await self._rows(sql if name is None else queries.SCHEDULE, parameters)]
+
+    async def unschedule(self, name: str) -> bool:
+        """Forget a schedule; whether there was one."""
+        return await self._write(partial(schedules.unschedule, name=name))
+
+    # --- transactions of handlers and of applications
+
+    handlers: Literal["def"] = "def"
+
+    def transaction(self) -> SQLiteTransaction:
+        """A transaction for a handler, which has the writer to itself (contract 21)."""
+        return SQLiteTransaction(self._parts().port())
+
+    def within(self, connection: sqlite3.Connection) -> Within:
+        """Runs and postings inside a transaction of the caller's own on this file (contract 22)."""
+        return Within(connection, self.path, self._tell, self._parts().leases)
 
     # --- leases
 
@@ -212,10 +264,10 @@ class SQLiteStorage:
         raw = await self._write(lambda tx: leases.take(tx, run_id, worker, blocked, ended))
         return None if raw is None else _run(raw)
 
-    async def claim(self, worker: str, codes: Collection[Code], limit: int) -> Claimed:
+    async def claim(self, worker: str, codes: Collection[Code], limit: int, limits: Collection[Limit] = ()) -> Claimed:
         """Lease up to `limit` due runs. Raises LeaseLost."""
         leases, wanted = self._parts().leases, tuple(dict.fromkeys(codes))
-        raw = await self._write(lambda tx: leases.claim(tx, worker, wanted, limit))
+        raw = await self._write(lambda tx: leases.claim(tx, worker, wanted, limit, tuple(limits)))
         return Claimed([_run(found) for found in raw.runs], raw.next_at, raw.now)
 
     async def register(self, worker: str, lease: int) -> int:
@@ -235,6 +287,10 @@ class SQLiteStorage:
         """The worker is gone, and what it held is free."""
         leases = self._parts().leases
         await self._write(lambda tx: leases.unregister(tx, worker))
+
+
+def _encoded(children: Collection[NewRun]) -> list[runs.Child]:
+    return [(child, encode_row(child.records)) for child in children]
 
 
 def _run(raw: Raw) -> StoredRun:

@@ -15,6 +15,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol
@@ -50,6 +51,11 @@ class Transaction:
         self.notify = False
         self.workers: dict[str, tuple[int, int] | None] = {}
         self.afterwards: list[Callable[[], None]] = []
+
+    def refresh(self, now: int) -> None:
+        """Time has passed since it began, and what was known of workers may be old."""
+        self.now = now
+        self.workers.clear()
 
     def row(self, sql: str, parameters: Any = ()) -> Any:
         """The first row, or None."""
@@ -87,6 +93,13 @@ class Batch(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Somebody who gets the writer, in its thread, for a transaction of their own."""
+
+    serve: Callable[[Writer], None]
+
+
 class Writer:
     """The thread and its connection. It opens the file when it starts; `opened` and `closed` are called in the thread."""
 
@@ -105,11 +118,12 @@ class Writer:
         self._path = path
         self._synchronous = synchronous
         self._busy_warning = busy_warning
-        self._now = now
+        self.now = now
         self._changed = changed
         self._opened = opened
         self._closed = closed
-        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._queue: SimpleQueue[Batch | Guest | None] = SimpleQueue()
+        self._next: Guest | None = None  # came while a batch gathered
         self._gate = threading.Lock()
         self._turn = threading.Lock()  # who has it uses the connection
         self._cost = SWIFT  # seconds a transaction takes, averaged
@@ -117,7 +131,7 @@ class Writer:
         self.thread = threading.Thread(target=self._run, name="flux-sqlite-writer", daemon=True)
         self.thread.start()
 
-    def hand_over(self, batch: Batch) -> bool:
+    def hand_over(self, batch: Batch | Guest) -> bool:
         """Queue a batch; False when the thread takes no more."""
         with self._gate:
             if self._stopped:
@@ -174,9 +188,14 @@ class Writer:
 
     def _serve(self) -> bool:
         """Perform what is queued; False when that was the last."""
-        batch = self._queue.get()
+        batch = self._next or self._queue.get()
+        self._next = None
         if batch is None:
             return False
+        if isinstance(batch, Guest):
+            with self._turn:
+                batch.serve(self)
+            return True
         batches = [batch]
         operations = list(batch.operations)
         last = False
@@ -187,6 +206,9 @@ class Writer:
                 break
             if batch is None:
                 last = True
+                break
+            if isinstance(batch, Guest):
+                self._next = batch
                 break
             batches.append(batch)
             operations += batch.operations
@@ -231,25 +253,65 @@ class Writer:
         self.phase = RUNNING
         begun = perf_counter()
         cursor.execute(queries.BEGIN)
-        transaction = Transaction(cursor, self._now())
+        transaction = Transaction(cursor, self.now())
         for operation in operations:
             try:
                 operation.error = None
                 operation.value = operation.work(transaction)
             except FluxError as error:
                 operation.error = error
-        changes = 0
-        if transaction.notify:
-            changes = transaction.row(queries.CHANGES)[0] + 1
-            cursor.execute(queries.SET_CHANGES, (changes,))
-        self.phase = WAITING
-        cursor.execute(queries.COMMIT)
-        self.phase = RUNNING
+        changes = self._commit(transaction)
         cost = perf_counter() - begun
         self._cost = 10 * SWIFT if cost > SLUGGISH else self._cost + (cost - self._cost) / 8
         if changes:
             self._changed(changes)
         return transaction
+
+    def _commit(self, transaction: Transaction) -> int:
+        """Make it durable; the file's count of changes, 0 when nobody has to be told."""
+        changes = 0
+        if transaction.notify:
+            changes = transaction.row(queries.CHANGES)[0] + 1
+            transaction.cursor.execute(queries.SET_CHANGES, (changes,))
+        self.phase = WAITING
+        transaction.cursor.execute(queries.COMMIT)
+        self.phase = RUNNING
+        return changes
+
+    # --- for guests, in the thread
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection that all writes go through."""
+        return self._connection
+
+    def begin(self) -> Transaction:
+        """Begin, as soon as nobody else holds the file. Raises as a verb does."""
+        patience: Patience | None = None
+        while True:
+            try:
+                self._cursor.execute(queries.BEGIN)
+            except sqlite3.Error as error:
+                if not is_busy(error):
+                    raise translate(error, self._path) from error
+            else:
+                return Transaction(self._cursor, self.now())
+            patience = patience or self._patience()
+            self.phase = WAITING
+            patience()
+
+    def end(self, transaction: Transaction) -> None:
+        """Make it durable. Raises sqlite3.Error."""
+        changes = self._commit(transaction)
+        for act in transaction.afterwards:
+            act()
+        if changes:
+            self._changed(changes)
+
+    def take_back(self) -> None:
+        """Leave everything as it was."""
+        if self._connection.in_transaction:
+            self._cursor.execute(queries.ROLLBACK)
 
     def _patience(self) -> Patience:
         return Patience(self._busy_warning, self._warn)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flux.core.again import inherited
-from flux.core.commands import Arrived, Cut, Migrate, Posting, Raised, Reopen, Returned, Tick
+from flux.core.commands import Arrived, Continued, Cut, Migrate, Posting, Raised, Reopen, Resolve, Returned, Tick
 from flux.core.failure import Failure
 from flux.core.plan import Defaults, Plan
 from flux.core.records import RunForked
@@ -25,7 +25,7 @@ from flux.core.workflow import Body, Definition, Kind, Migration, Step
 from flux.journal import FORMAT, encode_row, pack_failure
 
 from .test_machine import Talk
-from .world import T0, Act, Answer, Case, Does, Mail, World, commit, handler, sleep, step, wait
+from .world import T0, Act, Answer, Case, Does, Mail, World, child, commit, handler, sleep, step, wait
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASE = "0.2.0"
@@ -210,7 +210,57 @@ def composed() -> Talk:
     return run
 
 
-TOLD: dict[str, Definition] = {"moved": TARGET, "composed": COMPOSED}
+PARENT = Definition(
+    "parent",
+    body=Body(
+        (
+            child("c"),
+            Step("p", Kind.PARALLEL, branches=(("a", Body((step("x"),))), ("b", Body((child("d"),)))), join="any"),
+            child("e"),
+            step("z"),
+        )
+    ),
+)
+
+
+def parent() -> Talk:
+    """Children of all sorts: one is undone, one stopped, one refuses; and a retry, which is cancelled."""
+
+    def word(seq: int, run_id: str, status: str = "completed") -> Arrived:
+        return Arrived((Posting(seq, "child", run_id, status),))
+
+    run = Talk(*PARENT.steps)
+    run.tell(word(1, "me~c~0"))
+    run.after(1).tell(Returned("p/a/x", 1, "1"))
+    run.after(1).tell(word(2, "me~p/b/d~0", "cancelled"))
+    run.after(1).tell(word(3, "me~e~0"))
+    run.tell(Raised("z", 1, Failure("builtins:ValueError", "boom")))
+    run.after(1).tell(word(4, "me~e~0", "completed"))
+    run.tell(Resolve("e!undo", "skip", None, "ana", "why"))
+    run.after(1).tell(word(5, "me~c~0", "cancelled"))
+    run.tell(Reopen("retry", "c", "ana", "why"))
+    run.after(1).tell(Arrived((Posting(6, "cancel", "", "10"),)))
+    run.tell(Arrived((Posting(7, "cancel", "", "11"),)))
+    run.after(1).tell(word(8, "me~c~1", "failed dirty"))
+    return run
+
+
+CHILD = Definition("child", body=Body((step("a", compensate=handler), step("b"))))
+
+
+def undone() -> Talk:
+    """A child that begins again once, completes, and is undone for its parent."""
+    run = Talk(*CHILD.steps, parent="me")
+    run.tell(Returned("a", 1, "1", {"k": "2"}))
+    run.after(1).tell(Continued("b", 1, '"next"', {"l": "3"}))
+    run.tell(Returned("a", 1, "4"))
+    run.after(1).tell(Returned("b", 1, "5"))
+    run.after(1).tell(Arrived((Posting(1, "unwind", "", ""),)))
+    run.tell(Returned("a!undo", 1, "6"))
+    return run
+
+
+TOLD: dict[str, Definition] = {"moved": TARGET, "composed": COMPOSED, "parent": PARENT, "undone": CHILD}
 
 
 def plan_of(name: str) -> Plan:
@@ -221,7 +271,7 @@ def plan_of(name: str) -> Plan:
 def journals() -> dict[str, tuple[list[tuple[int, str, str]], RunState]]:
     """Each story as rows, and the state that they fold to."""
     made = {name: (world.store.rows, world.state) for name, world in ((name, World(case).run()) for name, case in STORIES.items())}
-    told = {"moved": moved(), "composed": composed()}
+    told = {"moved": moved(), "composed": composed(), "parent": parent(), "undone": undone()}
     return made | {name: ([(at, *encode_row(records)) for at, records in talk.rows], talk.state) for name, talk in told.items()}
 
 
@@ -245,6 +295,7 @@ def summary(state: RunState) -> dict[str, Any]:
         "blocked": None if blocked is None else [blocked.reason, blocked.message, blocked.path],
         "cancel": None if state.cancel is None else [state.cancel.reason, state.cancel.compensate, state.cancel.interrupt],
         "again": [state.generation, state.pivot, state.keys, sorted(state.owed), {path: len(old) for path, old in state.past.items()}],
+        "family": [state.parent, state.children, {path: st.child for path, st in state.steps.items() if st.child}, state.unclean],
         "times": [state.created_at, state.updated_at, state.ended_at, state.deadline_at],
     }
 

@@ -44,9 +44,12 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "int | str | None": st.none() | numbers | texts,
     "dict[str, str] | None": st.none() | st.dictionaries(texts, texts, max_size=3),
     "Failure": failures,
+    "Failure | None": st.none() | failures,
     "Changes": changes,
     "Changes | None": st.none() | changes,
-    "Again": st.sampled_from(["retry", "replay"]),
+    "Again": st.sampled_from(["retry", "replay", "unwind"]),
+    "Told": st.sampled_from(["cancel", "stop", "unwind"]),
+    "Literal['completed', 'failed', 'cancelled']": st.sampled_from(["completed", "failed", "cancelled"]),
     "Way": st.sampled_from(["retry", "skip", "done"]),
     "UnwindCause": st.sampled_from(["failed", "cancelled", "deadline"]),
     "CutCause": st.sampled_from(["cancelled", "deadline", "shutdown"]),
@@ -90,7 +93,8 @@ TAGS = {
     "RunCancelled": "gone", "RunBlocked": "hold", "RunUnblocked": "move", "CancelRefused": "deny", "AttemptIsolated": "alone",
     "AttemptPostponed": "later", "StepProbed": "probe", "StepResolved": "fix", "Reopened": "again", "RunForked": "fork",
     "StepInherited": "had", "RunMigrated": "port", "ParallelStarted": "split", "RouteTaken": "route", "TurnStarted": "turn",
-    "ItemsListed": "items", "ArmEnded": "arm", "ArmsStopped": "halt", "ArmsJoined": "merge",
+    "ItemsListed": "items", "ArmEnded": "arm", "ArmsStopped": "halt", "ArmsJoined": "merge", "ChildStarted": "child", "ChildTold": "tell",
+    "ChildEnded": "home", "UndoDemanded": "undo",
 }  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def _moment(now: int) -> Moment:
     def never(*args: Any) -> Any:
         raise AssertionError("nothing is asked")
 
-    return Moment(now, never, never, read_cancel)
+    return Moment(now, never, never, read_cancel, never)
 
 
 # --- the cost of a step, counted (S3.3)

@@ -19,6 +19,7 @@ from flux.core.commands import (
     Resolve,
     Returned,
     Suspended,
+    Tell,
     Tick,
     Unblock,
 )
@@ -56,10 +57,11 @@ from flux.core.records import (
     WaitStarted,
 )
 from flux.core.retry import SECOND, Retry
+from flux.core.state import RunState
 from flux.core.status import RunStatus, StepStatus
 from flux.core.workflow import Body, Definition, Step
 
-from .world import DRAW, T0, Answer, commit, freeze, handler, read_cancel, sleep, step, wait
+from .world import DRAW, T0, Answer, commit, freeze, handler, newborn, read_cancel, read_child, sleep, step, wait
 
 BOOM = Failure("builtins:ValueError", "boom")
 SLOW = Failure.of("StepTimeout", "too slow")
@@ -69,9 +71,16 @@ class Talk:
     """A run that is spoken to; every decision is taken as committed, and the state held to be the fold of them all."""
 
     checked = True
+    child_fails: Failure | None = None  # why no child can be made
 
     def __init__(
-        self, *steps: Step, crash_limit: int = 20, halt: bool = False, inherited: list[Record] | None = None, **kwargs: Any
+        self,
+        *steps: Step,
+        crash_limit: int = 20,
+        halt: bool = False,
+        inherited: list[Record] | None = None,
+        parent: str = "",
+        **kwargs: Any,
     ) -> None:
         self.definition = Definition("flow", body=Body(steps), **kwargs)
         self.plan = Plan(self.definition, Defaults(retries=0, retry=Retry(jitter=False), crash_limit=crash_limit))
@@ -81,17 +90,19 @@ class Talk:
         self.halt = halt
         self.alone = False
         deadline = self.definition.deadline
-        created = RunCreated("flow", self.definition.version, "", "{}", {}, None if deadline is None else T0 + deadline)
+        created = RunCreated("flow", self.definition.version, "", "{}", {}, None if deadline is None else T0 + deadline, parent)
+        self.state = RunState(self.plan)
         self.state, decision = create(self.plan, created, self.moment, inherited or [])
         self.state.settle()
         self.first = decision.records[1:]
         self.rows: list[tuple[int, list[Record]]] = [(self.now, decision.records)]
         self.consumed: list[int] = []
+        self.told: list[Tell] = []
 
     @property
     def moment(self) -> Moment:
         """What the machine may know now."""
-        return Moment(self.now, self._draw, self._ask, read_cancel, self.halt, self.alone)
+        return Moment(self.now, self._draw, self._ask, read_cancel, read_child, self.halt, self.alone)
 
     def _draw(self) -> float:
         self.draws += 1
@@ -100,6 +111,8 @@ class Talk:
     def _ask(self, node: Any, path: str, question: str, about: Any = None) -> Any:
         """A dict answers by path, and anything else is the answer."""
         self.asked.append((question, path))
+        if question == "child":
+            return self.child_fails or newborn(self.state, path)
         names = {"when": "when", "until": "compute", "route": "selector", "items": "items", "go_on": "go_on", "stop": "stop"}
         if question == "merge":
             return {key: node.step.merge(key, texts) for key, texts in about.items()}
@@ -111,6 +124,7 @@ class Talk:
         decision = decide(self.state, commands, self.moment)
         self.state.settle()
         self.consumed = decision.consumed
+        self.told = list(decision.tells)
         if decision.records:
             self.rows.append((self.now, decision.records))
             assert not self.checked or freeze(fold(self.plan, self.rows)) == freeze(self.state), "I8"

@@ -31,7 +31,7 @@ from flux.migrating import check_migration
 
 from .strategies import cases
 from .test_machine import BOOM, Talk, cancel, ok, signal
-from .world import Case, Store, World, commit, handler, owed, step, steps_by_path, wait
+from .world import Answer, Case, Store, World, commit, handler, owed, step, steps_by_path, wait
 
 MOVED = RunMigrated("2", "")
 
@@ -88,6 +88,30 @@ def test_a_dropped_step_that_is_done() -> None:
     assert run.tell(Reopen("retry", "b", "ana", "why"))[-1] == StepStarted("b", 1), "it is behind, and gone"
     assert run.state.data == {"k": '"gone"', "l": "1"}
     assert run.tell(Raised("b", 1, BOOM))[-1] == RunFailed(), "it was undone: not once more"
+
+
+def test_a_retry_from_a_step_that_is_dropped() -> None:
+    """D3, S13: what was begun again with it is done again, whatever of that is gone."""
+    old = begun(step("a"), step("b", when=Answer(True)), step("c"))
+    old.tell(ok("b"))
+    old.tell(Raised("c", 1, BOOM))
+    old.tell(Reopen("retry", "a", "ana", "why"))
+    run = moved_to(step("b", when=Answer(True)), step("c"), old=old, drop=("a",))
+    assert run.tell(Migrate(), Lost()) == [MOVED, StepStarted("b", 1)]
+    run.tell(ok("b"))
+    assert run.tell(ok("c"))[-1] == RunCompleted()
+
+
+def test_a_step_that_only_a_later_version_drops() -> None:
+    """S13: a run that is moved to the version between goes on with it there."""
+    steps = (wait("go", timeout=SECOND, on_timeout=Body((step("x"), step("y")))), step("b"))
+    run = moved_to(*steps, old=Talk(*steps))
+    run.tell(Migrate())
+    run.after(1).tell(Tick())
+    run.tell(ok("go/on_timeout/x"))
+    last = replace(run.definition, version="3", body=Body(steps[1:]), migrations=(Migration(run.plan.definition, (), frozenset({"go"})),))
+    assert "go/on_timeout/y" in run.under(last).state.calls
+    assert run.tell(Migrate(), Lost()) == [RunMigrated("3", ""), StepStarted("b", 1)]
 
 
 def test_a_dropped_step_that_the_run_stands_at() -> None:
@@ -296,6 +320,9 @@ class Move:
         body = self._body(old.body, "", "")
         self.migration = Migration(old, tuple(self.rename.items()), frozenset(self.drop))
         self.definition = replace(old, version=version, body=body, migrations=(self.migration,))
+
+    def __repr__(self) -> str:
+        return f"MOVE {self.version} rename={self.rename} drop={self.drop} {shape(self.definition.body)}"
 
     def _body(self, body: Body, prefix: str, at: str) -> Body:
         steps: list[Step] = []

@@ -11,6 +11,7 @@ from flux.core.commands import (
     Arrived,
     Block,
     Command,
+    Continued,
     Cut,
     Lost,
     Migrate,
@@ -40,6 +41,7 @@ ALL: tuple[Command, ...] = (
     Advance(),
     Returned("a", 1, "1"),
     Suspended("a", 1, "go"),
+    Continued("a", 1, None),
     Raised("a", 1, BOOM),
     Cut("a", 1, "shutdown"),
     Lost(),
@@ -99,7 +101,7 @@ def test_terminal_statuses_ignore_everything_but_a_persons_act() -> None:
     assert {RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED} == TERMINAL
     for status in TERMINAL:
         assert {command for command, answer in TABLE[status].items() if answer is APPLY} == {Arrived, Reopen, Migrate}
-        for command in (ALL[8], Migrate()):
+        for command in (ALL[9], Migrate()):
             run = reach(status)
             run.tell(command)
             assert run.state.status is status

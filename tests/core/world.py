@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from flux.core.actions import outstanding
+from flux.core.children import number_of_child
 from flux.core.commands import (
     Advance,
     Answered,
@@ -31,6 +32,7 @@ from flux.core.commands import (
     Tick,
     Unblock,
 )
+from flux.core.decision import Word
 from flux.core.evolve import apply_row, fold
 from flux.core.failure import Failure
 from flux.core.machine import UNDECIDED, Moment, create, decide
@@ -94,6 +96,23 @@ def commit(name: str, **kwargs: Any) -> Step:
 def wait(name: str, **kwargs: Any) -> Step:
     """A wait step."""
     return Step(name, Kind.WAIT, **kwargs)
+
+
+def child(name: str, **kwargs: Any) -> Step:
+    """A step that starts another run, which has something to undo; of which workflow is the engine's business."""
+    return Step(name, Kind.CHILD, **{"compensate": handler, **kwargs})
+
+
+@dataclass(slots=True)
+class Newborn:
+    """A run that is to be a child."""
+
+    run_id: str
+
+
+def newborn(state: RunState, path: str) -> Newborn:
+    """The child that the step at `path` starts next."""
+    return Newborn(f"me~{path}~{number_of_child(state, path)}")
 
 
 def sleep(name: str, **kwargs: Any) -> Step:
@@ -544,7 +563,7 @@ class World:
     # --- what the machine may know
 
     def _moment(self, halt: bool = False) -> Moment:
-        return Moment(self.store.now, self._draw, self._ask, read_cancel, halt, self.alone)
+        return Moment(self.store.now, self._draw, self._ask, read_cancel, read_child, halt, self.alone)
 
     def _draw(self) -> float:
         self.draws += 1
@@ -623,6 +642,13 @@ def _posting(seq: int, mail: Mail) -> Posting:
     if mail.name:
         return Posting(seq, "signal", mail.name, f'{{"seq":{seq}}}', f"id-{seq}")
     return Posting(seq, "cancel", "", f"{int(mail.compensate)}{int(mail.interrupt)}")
+
+
+def read_child(posting: Posting) -> Word:
+    """The end of a child, from the payload of a posting of these tests: its status, and whether all is undone."""
+    status, _, dirty = posting.payload.partition(" ")
+    failure = None if status == "completed" else Failure("builtins:ValueError", f"child {status}")
+    return status, f'"{posting.name}"' if status == "completed" else None, failure, not dirty  # type: ignore[return-value]
 
 
 def read_cancel(posting: Posting) -> CancelRequested:

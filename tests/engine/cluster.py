@@ -91,6 +91,13 @@ class Cluster:
         host.is_open = False
         self._dead.append(engine)
 
+    async def bury(self, engine: FluxEngine) -> None:
+        """The same, and its connections to the database are gone: what was under way in them is through, or never was."""
+        await self.crash(engine)
+        if not self.in_memory:
+            await engine.storage.__aexit__(None, None, None)
+            self._dead.remove(engine)
+
     def stand_still(self) -> None:
         """Time moves by hand alone from here on."""
         self.clock._autojump = False  # pyright: ignore[reportPrivateUsage]

@@ -15,12 +15,15 @@ from flux.storage import (
     Committed,
     Created,
     Header,
+    Limit,
     NewPosting,
     NewRun,
+    Outgoing,
     Posted,
     Query,
     Renewal,
     Row,
+    Schedule,
     StoredRun,
     WorkflowStorage,
 )
@@ -111,8 +114,8 @@ class Faulty:
         answer: StoredRun | None = await self._do("take", run_id, worker, blocked=blocked, ended=ended)
         return answer
 
-    async def claim(self, worker: str, versions: Collection[Code], limit: int) -> Claimed:
-        answer: Claimed = await self._do("claim", worker, versions, limit)
+    async def claim(self, worker: str, codes: Collection[Code], limit: int, limits: Collection[Limit] = ()) -> Claimed:
+        answer: Claimed = await self._do("claim", worker, codes, limit, limits)
         return answer
 
     async def register(self, worker: str, lease: int) -> int:
@@ -133,3 +136,13 @@ class Faulty:
 
     async def purge(self, finished_for: int, limit: int) -> int:
         return int(await self._do("purge", finished_for, limit))
+
+    async def advance(self, schedule: Schedule, runs: Collection[NewRun] = (), posts: Collection[Outgoing] = ()) -> bool:
+        return bool(await self._do("advance", schedule, runs, posts))
+
+    async def schedules(self, name: str | None = None, *, due: int | None = None, limit: int = 500, after: str = "") -> list[Schedule]:
+        answer: list[Schedule] = await self._do("schedules", name, due=due, limit=limit, after=after)
+        return answer
+
+    async def unschedule(self, name: str) -> bool:
+        return bool(await self._do("unschedule", name))

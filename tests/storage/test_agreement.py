@@ -17,13 +17,30 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from flux.core.records import RunCompleted, RunCreated, StepCompleted, StepStarted
 from flux.core.status import TERMINAL, RunStatus
 from flux.errors import FluxError
-from flux.storage import Claimed, Code, Commit, Created, Header, NewPosting, NewRun, Posted, Query, Renewal, StoredRun, WorkflowStorage
+from flux.storage import (
+    Claimed,
+    Code,
+    Commit,
+    Created,
+    Header,
+    Limit,
+    NewPosting,
+    NewRun,
+    Outgoing,
+    Posted,
+    Query,
+    Renewal,
+    Schedule,
+    StoredRun,
+    WorkflowStorage,
+)
 from flux.testing import VirtualClock
 from flux_storage import MemoryStorage, SQLiteStorage
 
 from .model import Model
 
 IDS = st.sampled_from(["a", "b", "c", "d", "e"])
+NEW = st.sampled_from(["a", "b", "c", "d", "e", *[f"r{number}" for number in range(20)]])
 WORKERS = st.sampled_from(["u", "v", "w"])
 VERSIONS = [("flow", "1"), ("flow", "2"), ("other", "1"), ("other", "2")]
 CODES: list[Code] = [(*version, shape) for version in VERSIONS for shape in ("s", "t")]
@@ -32,6 +49,10 @@ STATUSES = st.sampled_from(list(RunStatus))
 MOMENTS = st.sampled_from([0, 1, 20_000_000, 61_000_000, 200_000_000])
 LEASES = st.sampled_from([30_000_000, 100_000_000, 100_000_000, 1])
 SIGNAL_IDS = st.sampled_from([None, None, "x", "y"])
+KINDS = st.sampled_from(["signal", "cancel", "child", "unwind", "unwind"])
+LANES = st.sampled_from(["", "", "k", "k", "l"])
+RATES = st.sampled_from([None, None, *[(count, 61_000_000) for count in (1, 2, 3)]])  # one period: each forgets by its own
+NAMES = st.sampled_from(["daily", "hourly", "weekly"])
 RECORDS = st.sampled_from(
     [
         (), (StepStarted("a", 1),), (StepStarted("a", 2),), (RunCompleted(),),
@@ -85,7 +106,17 @@ class Agreement(RuleBasedStateMachine):
             if isinstance(expected, Created) and isinstance(actual, Created):
                 self.refs[name].setdefault(expected.header.ref, actual.header.ref)
             self.same(name, actual, expected)
+        self.meet()
         return None if isinstance(expected, type) else expected
+
+    def meet(self) -> None:
+        """The refs of runs that others have made: children, and the runs of schedules."""
+        for run_id, run in self.model.runs.items():
+            for name, storage in self.storages.items():
+                if run.header.ref not in self.refs[name]:
+                    header = self.run(storage.read_header(run_id))
+                    assert header is not None, (name, run_id)
+                    self.refs[name][run.header.ref] = header.ref
 
     def same(self, name: str, actual: Any, expected: Any) -> None:
         assert self.plain(name, actual) == self.plain("model", expected), name
@@ -112,12 +143,14 @@ class Agreement(RuleBasedStateMachine):
 
     @invariant()
     def all_is_equal(self) -> None:
-        """Headers, rows, inboxes and lists."""
+        """Headers, rows, inboxes, lists and schedules."""
         self.model.now = self.clock.now()
         self.ask(lambda: self.model.find(Query()), lambda _, storage: storage.find(Query()))
         for run_id, run in self.model.runs.items():
             for name, storage in self.storages.items():
                 self.same(name, self.run(storage.load(run_id)), run.copy())
+        self.ask(self.model.find_schedules, lambda _, storage: storage.schedules())
+        assert self.model.nobody_is_left_behind()
 
     def saw(self, *runs: StoredRun | None) -> None:
         self.views += [replace(run.header) for run in runs if run is not None and run.header.owner is not None]
@@ -132,20 +165,21 @@ class Agreement(RuleBasedStateMachine):
 
     # --- runs
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
         for worker, lease in (("u", 30_000_000), ("v", 100_000_000)):
             self.register(worker, lease)
         for run_id, owner in (("a", "u"), ("b", "v"), ("c", None), ("d", "v"), ("e", "v")):
-            self.make(self.new(run_id, ("flow", "1"), owner=owner))
+            self.make(self.new(run_id, ("flow", "1"), owner=owner, lane=data.draw(LANES)))
         for run_id, status, wake, misfits in (("d", RunStatus.FAILED, None, ()), ("e", RunStatus.BLOCKED, self.clock.now() + 2, ("s",))):
             self.send(self.leave(self.model.runs[run_id].header, status, wake, misfits))
+        self.make(self.new("f", ("flow", "1"), parent="d"))
 
     def leave(self, head: Header, status: RunStatus, wake: int | None = None, misfits: tuple[str, ...] = ()) -> Commit:
         """The run is given back, and nothing is recorded."""
         return Commit(
             head.run_id, head.ref, head.owner or "", head.epoch, head.position, head.inbox_seq, self.clock.now(), (), status, wake,
-            release=True, misfits=misfits,
+            release=True, misfits=misfits, lane=head.lane,
         )  # fmt: skip
 
     def new(self, run_id: str, version: tuple[str, str], **fields: Any) -> NewRun:
@@ -158,13 +192,16 @@ class Agreement(RuleBasedStateMachine):
             self.views.append(replace(created.header))
 
     @rule(
-        data=st.data(), run_id=IDS, version=st.sampled_from(VERSIONS), key=st.sampled_from([None, None, "k", "l"]), wake=st.none() | MOMENTS
+        data=st.data(), run_id=NEW, version=st.sampled_from(VERSIONS), key=st.sampled_from([None, None, "k", "l"]), wake=st.none() | MOMENTS
     )
     def create(self, data: st.DataObject, run_id: str, version: tuple[str, str], key: str | None, wake: int | None) -> None:
         fields = {
             "idempotency_key": key, "wake_at": None if wake is None else self.clock.now() + wake, "waiting": ("go",),
             "owner": self.a_worker(data) if data.draw(st.booleans()) else None, "status": data.draw(STATUSES.filter(_begins)),
             "priority": data.draw(st.sampled_from([-2, 0, 0, 3])), "delay": data.draw(MOMENTS),
+            "parent": data.draw(st.sampled_from(["", "", "", run_id, "a", "d", "nobody"])),
+            "lane": data.draw(LANES), "deduplication_key": data.draw(st.sampled_from([None, None, None, "k", "l"])),
+            "rate": data.draw(RATES),
         }  # fmt: skip
         self.make(self.new(run_id, version, **fields))
 
@@ -200,11 +237,25 @@ class Agreement(RuleBasedStateMachine):
             None if still else wake if not wake else at + wake, ("go",) if status is RunStatus.SUSPENDED else (),
             "why" if status is RunStatus.BLOCKED else "", tuple(pending[: data.draw(st.integers(0, 2))]), data.draw(st.booleans()),
             misfits, *data.draw(st.sampled_from([("", ""), ("", "t"), ("1", "s"), ("2", "t")])),
+            self.children(data, view.run_id), self.posts(data), not data.draw(st.integers(0, 5)), view.lane,
         )  # fmt: skip
         faults: dict[int, dict[str, Any]] = {
             0: {"owner": "w"}, 1: {"epoch": view.epoch + 1}, 2: {"position": view.position + 1}, 3: {"inbox_seq": view.inbox_seq + 1},
         }  # fmt: skip
         return replace(commit, **faults.get(data.draw(st.integers(0, 30)), {}))
+
+    def children(self, data: st.DataObject, parent: str) -> tuple[NewRun, ...]:
+        ids = data.draw(st.sampled_from([(), (), (), ("f",), ("f", "a"), ("g", "h"), ("g", "g")]))
+        more = data.draw(st.sampled_from([{}, {"owner": "u", "idempotency_key": "k", "deduplication_key": "k"},
+                                        {"delay": 20_000_000, "priority": 1}, {"lane": "k"}]))  # fmt: skip
+        return tuple(self.new(run_id, ("flow", "1"), parent=parent, **more) for run_id in ids)
+
+    def posts(self, data: st.DataObject) -> tuple[Outgoing, ...]:
+        to = [self.a_run(data) for _ in range(data.draw(st.sampled_from([0, 0, 0, 1, 3])))]
+        to += data.draw(st.sampled_from([[], [run_id for run_id, run in sorted(self.model.runs.items()) if run.ended]]))
+        return tuple(
+            Outgoing(run_id, NewPosting(data.draw(KINDS), f"n{number}", "1", data.draw(SIGNAL_IDS), 1)) for number, run_id in enumerate(to)
+        )
 
     @precondition(lambda self: self.commits)
     @rule(data=st.data())
@@ -216,7 +267,7 @@ class Agreement(RuleBasedStateMachine):
         self.ask(lambda: self.model.commit(commit), lambda name, storage: storage.commit(replace(commit, ref=self.refs[name][commit.ref])))
 
     @rule(
-        data=st.data(), kind=st.sampled_from(["signal", "signal", "cancel"]), signal_id=SIGNAL_IDS, limit=st.sampled_from([1, 3, 1000]),
+        data=st.data(), kind=st.just("signal") | KINDS, signal_id=SIGNAL_IDS, limit=st.sampled_from([1, 3, 1000]),
         workflow=st.sampled_from([None, None, None, "flow", "other"]),
     )  # fmt: skip
     def post(self, data: st.DataObject, kind: Any, signal_id: str | None, limit: int, workflow: str | None) -> None:
@@ -257,6 +308,32 @@ class Agreement(RuleBasedStateMachine):
         self.ask(lambda: rows[after : after + limit], lambda _, storage: storage.read_journal(run_id, after, limit))
         self.ask(lambda: None if run is None else run.header, lambda _, storage: storage.read_header(run_id))
 
+    # --- schedules
+
+    @rule(data=st.data(), name=NAMES, next_at=st.none() | MOMENTS)
+    def advance(self, data: st.DataObject, name: str, next_at: int | None) -> None:
+        known = self.model.schedules.get(name)
+        stale = data.draw(st.sampled_from([0, 0, 0, 0, -1, 1, None]))
+        revision = 0 if known is None or stale is None else known.revision + stale
+        if known is None and stale:
+            revision = self.model.forgotten
+        now = self.clock.now()
+        schedule = Schedule(name, "flow", "1", '{"é":1}', None if next_at is None else now + next_at, now, "a", revision)
+        runs, posts = self.children(data, data.draw(st.sampled_from(["", "a"]))), self.posts(data)
+        self.ask(lambda: self.model.advance(schedule, runs, posts), lambda _, storage: storage.advance(schedule, runs, posts))
+
+    @rule(name=NAMES)
+    def unschedule(self, name: str) -> None:
+        self.ask(lambda: self.model.unschedule(name), lambda _, storage: storage.unschedule(name))
+
+    @rule(name=NAMES, due=MOMENTS, limit=st.integers(0, 3))
+    def read_schedules(self, name: str, due: int, limit: int) -> None:
+        at = self.clock.now() - 60_000_000 + due
+        self.ask(lambda: self.model.find_schedules(at)[:limit], lambda _, storage: storage.schedules(due=at, limit=limit))
+        self.ask(lambda: self.model.find_schedules(after=name)[:limit], lambda _, storage: storage.schedules(after=name, limit=limit))
+        one = self.model.schedules.get(name)
+        self.ask(lambda: [] if one is None else [one], lambda _, storage: storage.schedules(name))
+
     # --- leases
 
     @rule(data=st.data(), blocked=st.booleans(), ended=st.booleans())
@@ -292,9 +369,16 @@ class Agreement(RuleBasedStateMachine):
     def claim(self, data: st.DataObject, limit: int) -> None:
         worker = self.a_worker(data)
         codes = data.draw(st.sampled_from([CODES, CODES[::2], CODES[1::2]]) | st.lists(st.sampled_from(CODES), max_size=5))
-        claimed = self.ask(lambda: self.model.claim(worker, codes, limit), lambda _, storage: storage.claim(worker, codes, limit))
+        limits = [self.a_limit(data, workflow) for workflow in data.draw(st.sampled_from([(), (), ("flow",), ("flow", "other")]))]
+        claimed = self.ask(
+            lambda: self.model.claim(worker, codes, limit, limits), lambda _, storage: storage.claim(worker, codes, limit, limits)
+        )
         if claimed is not None:
             self.saw(*claimed.runs)
+
+    def a_limit(self, data: st.DataObject, workflow: str) -> Limit:
+        some = st.none() | st.integers(1, 3)
+        return Limit(workflow, data.draw(some), data.draw(some), data.draw(some), data.draw(RATES))
 
     @rule(worker=WORKERS, lease=LEASES)
     def register(self, worker: str, lease: int) -> None:
@@ -332,4 +416,4 @@ async def _reply(call: Awaitable[Any]) -> Any:
 
 TestAgreement = Agreement.TestCase
 TestAgreement.settings = settings(stateful_step_count=50)
-TestAgreement.__doc__ = "I42, I1, I7, I10, I11, I15, I24: replies, error classes and the whole observable state are equal after every step."
+TestAgreement.__doc__ = "I42, I1, I7, I10, I11, I15, I24, I41: replies, error classes and all that can be seen are equal after every step."

@@ -12,6 +12,7 @@ from flux_storage import PostgresStorage
 
 from ..postgres import Server, fresh_schema
 from .test_agreement import Agreement
+from .test_agreement_queues import Queues
 
 _server: list[Server] = []
 
@@ -23,7 +24,7 @@ def beside(database: Server) -> Iterator[None]:
     _server.clear()
 
 
-class AgreementWithPostgres(Agreement):
+class Postgres(Agreement):
     def __init__(self) -> None:
         super().__init__()
         self.temporary, tempfile.tempdir = tempfile.tempdir, self.directory.name  # for the lock files of workers
@@ -36,6 +37,17 @@ class AgreementWithPostgres(Agreement):
         tempfile.tempdir = self.temporary
 
 
+class AgreementWithPostgres(Postgres):
+    pass
+
+
+class QueuesWithPostgres(Postgres, Queues):
+    pass
+
+
 TestAgreementWithPostgres = AgreementWithPostgres.TestCase
 TestAgreementWithPostgres.settings = settings(max_examples=max(15, settings.default.max_examples // 10), stateful_step_count=50)
 TestAgreementWithPostgres.__doc__ = "I42, I1, I7, I10, I11, I15, I24: replies, error classes and the whole observable state are equal."
+TestQueuesWithPostgres = QueuesWithPostgres.TestCase
+TestQueuesWithPostgres.settings = settings(max_examples=15, stateful_step_count=40)
+TestQueuesWithPostgres.__doc__ = "I42, I15: limits, lanes and rates, of all storages."

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from flux.testing.conformance import CHECKS, DAMAGED_CHECKS, SHARED_CHECKS, Make, run_check
+from flux.testing.conformance import CHECKS, DAMAGED_CHECKS, OUTBOX_CHECKS, SHARED_CHECKS, TRANSACTION_CHECKS, Make, run_check
 from flux_storage import PostgresStorage
 
 from ..postgres import Server, fresh_schema
+from .ledger_postgres import PostgresLedger
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +19,7 @@ def storage_of(server: Server, schema: str) -> Make:
 
 @pytest.mark.parametrize("name", CHECKS)
 async def test_contract(name: str, server: Server) -> None:
-    """I42, contract 1 to 16: what holds for one storage holds for all."""
+    """I42, contract 1 to 20: what holds for one storage holds for all."""
     await run_check(name, storage_of(server, fresh_schema()))
 
 
@@ -40,3 +41,11 @@ async def test_contract_of_damaged_rows(name: str, change: str, server: Server) 
         server.run(text, run_id)
 
     await run_check(name, storage_of(server, schema), damage=damage)
+
+
+@pytest.mark.parametrize("name", [*TRANSACTION_CHECKS, *OUTBOX_CHECKS])
+async def test_contract_of_transactions(name: str, server: Server) -> None:
+    """S3.6, contract 21, 22: transactions that are lent, and those of the caller's own."""
+    schema = fresh_schema()
+    async with PostgresLedger.made(server, schema) as ledger:
+        await run_check(name, storage_of(server, schema), ledger=ledger)

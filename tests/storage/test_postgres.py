@@ -492,7 +492,8 @@ async def test_a_server_that_stays_away_is_unavailable(storage: PostgresStorage,
         calls = [
             storage.commit(step(header, 1)), storage.create(new_run("two")), storage.post("one", signal()), storage.load("one"),
             storage.take("one", "w"), storage.claim("w", [CODE], 1), storage.renew("w", LEASE), storage.register("x", LEASE),
-            storage.purge(0, 1), storage.now(),
+            storage.purge(0, 1), storage.now(), storage.schedules(), storage.unschedule("daily"), storage.transaction().__aenter__(),
+            storage.commit(step(header, 1, fresh=True)),
         ]  # fmt: skip
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StorageUnavailable] * len(calls)
@@ -608,20 +609,33 @@ async def test_a_pool_of_the_callers(server: Server, schema: str) -> None:
 ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "load": ("r",), "load_many": ([1], "w", 1), "read_header": ("r",), "journal": ("r", 0, 10), "find": (9, "r", None, 5),
     "find_workflow": (9, "r", None, 5, "f"), "find_statuses": (9, "r", None, 5, None, ["a", "b"]),
-    "existing": (["r"], ["f"], ["k"], ["w"]), "stand": ([1], ["r"], ["w"], [1], [1], [1]), "newer": ([1], [0]),
+    "existing": (["r"], ["f"], ["k"], ["w"], ["d"]), "stand": ([1], ["r"], ["w"], [1], [1], [1]), "newer": ([1], [0]),
     "post": (0, "t", "r", None, "signal", "n", "p", "id", 10, 1), "posted": ("r", 1), "take": (0, "w", "r", 1, False, False),
     "holder": (0, "w", "r", "h"), "claim": (0, "w", 1, 10, [0], ["f"], ["1"], [0], ["s"]), "leased": ("w", 1),
-    "sweep": (0, "t", "w", []), "renew": (0, "w", 10), "ended_run": ("r",), "old": (0, 1, 10), "probe": (0, "w", "h"),
+    "sweep": (0, "t", "w", []), "renew": (0, "w", 10), "probe": (0, "w", "h"),
+    "lock": (["r"],), "deliver": (0, "t", ["r"], ["signal"], ["n"], ["p"], ["id"], [1]), "delivered": (["r"], [1]),
+    "parent": ("r",), "family": ("r",), "old": (0, 1, 0, 0, 10), "lock_free": ([1],),
+    "schedule": ("s", 1), "schedules": ("s", 10), "schedules_due": (9, 10), "scheduled": ("s", 1), "unschedule": ("s", "t"),
+    "schedule_change": ("s", "f", "1", "{}", 1, 1, "r", 1, "t", 1),
+    "levels": (0, [0], ["f"], ["1"], "w"), "due": ("f", "1", True, 0, "", 9, 10), "next_of_level": ("f", "1", True, 0, ""),
+    "held": ("f", 5), "held_in": ("f", ["k"], 5), "park": ([1],), "lease": ("w", 1, [1]), "let_in": (["f"], ["k"], "t"),
+    "lanes_of": ([1],), "dead": (10,), "free": (0, [1]), "starts": ("f", 9), "forget_starts": ("f", 9),
 }  # fmt: skip
 INDEXES = {
     "load": {"runs_run_id_key", "journal_pkey", "inbox_pending"}, "load_many": {"runs_pkey", "journal_pkey", "inbox_pending"},
     "find": {"runs_created"}, "find_workflow": {"runs_workflow"}, "find_statuses": {"runs_status"},
     "stand": {"runs_run_id_key", "journal_pkey", "workers_present"}, "newer": {"inbox_pending"},
     "post": {"runs_run_id_key", "inbox_signal", "inbox_pending"}, "claim": {"runs_claimable", "runs_pkey", "workers_present"},
-    "sweep": {"workers_present", "runs_owned", "runs_pkey"}, "renew": {"workers_present", "runs_owned"}, "old": {"runs_ended"},
+    "sweep": {"workers_present", "runs_owned", "runs_lane_owned", "runs_pkey"}, "renew": {"workers_present", "runs_owned"},
+    "lock": {"runs_run_id_key"}, "deliver": {"runs_run_id_key", "runs_pkey", "inbox_signal"},
+    "family": {"runs_run_id_key", "runs_children"}, "old": {"runs_ended", "runs_children", "runs_run_id_key"}, "lock_free": {"runs_pkey"},
+    "levels": {"runs_claimable", "workers_present"}, "due": {"runs_claimable"}, "next_of_level": {"runs_claimable"},
+    "held": {"runs_owned", "workers_present"}, "held_in": {"runs_lane"}, "let_in": {"runs_parked", "runs_pkey"}, "lanes_of": {"runs_pkey"},
+    "dead": {"runs_lane_owned", "workers_present"}, "starts": {"starts_pkey"}, "forget_starts": {"starts_pkey"},
+    "schedules": {"schedules_pkey"}, "schedules_due": {"schedules_next"}, "schedule_change": {"schedules_pkey"},
 }  # fmt: skip
 
-SORTS = {"claim": 2, "find_statuses": 1, "newer": 1}  # of what was found: never more than is asked for
+SORTS = {"claim": 2, "find_statuses": 1, "newer": 1, "deliver": 1}  # of what was found: never more than is asked for
 
 
 async def plan(connection: Any, text: str, arguments: tuple[Any, ...]) -> list[str]:
@@ -644,6 +658,7 @@ async def test_every_statement_goes_by_its_indexes(storage: PostgresStorage, ser
                 await connection.execute(f"ANALYZE {storage.schema}.runs, {storage.schema}.journal, {storage.schema}.workers")
             texts = Queries(storage.schema, False)
             steps = {f"commit {kind}": (text, (0,) * (22 if kind[1] else 20)) for kind, text in texts.commit.items()}
+            steps["commit widely"] = texts.commit_widely, (0,) * 23
             for name, (text, arguments) in {**{name: (getattr(texts, name), given) for name, given in ARGUMENTS.items()}, **steps}.items():
                 lines = await plan(connection, text, arguments)
                 assert not [line for line in lines if "Seq Scan" in line], (name, lines)
@@ -661,9 +676,9 @@ async def _fill(connection: Any, schema: str, size: int) -> None:
     for owner, misfits in (("NULL", "s"), ("'w'", "")):
         await connection.execute(
             f"INSERT INTO {schema}.runs (run_id, workflow, version, shape, status, priority, created_at, updated_at, wake_at, owner, "
-            "epoch, position, inbox_seq, seen_seq, input_digest, waiting, blocked, misfits, mark) "
+            "epoch, position, inbox_seq, seen_seq, input_digest, waiting, blocked, misfits, parent, mark) "
             f"SELECT 'r' || n || {owner if owner != 'NULL' else repr('')}, 'order', '1', 's', 'running', 0, n, n, n, {owner}, 1, 1, 0, 0, "
-            f"'', '', '', '{misfits}', 0 FROM generate_series(1, {size}) n"
+            f"'', '', '', '{misfits}', CASE WHEN n > 9 THEN 'r' || n / 9 ELSE '' END, 0 FROM generate_series(1, {size}) n"
         )
 
 

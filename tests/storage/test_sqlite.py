@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from flux.clock import SystemClock
 from flux.core.status import RunStatus
 from flux.errors import InvalidArgument, LeaseLost, RunNotFound, StorageMisused, StorageTooNew, StorageUnavailable, UnreadableRun
-from flux.storage import Committed, Header, Query, StoredRun, WorkflowStorage
+from flux.storage import Committed, Header, Outgoing, Query, Schedule, StoredRun, WorkflowStorage
 from flux_storage import SQLiteStorage
 from flux_storage.sqlite import leases, open_url, queries
 from flux_storage.sqlite.schema import VERSION
@@ -481,6 +482,10 @@ def test_urls_that_are_refused(url: str) -> None:
         "UPDATE flux_journal SET position = 2 WHERE ref = 1",
         "UPDATE flux_runs SET status = 'dancing' WHERE ref = 1",
         "UPDATE flux_runs SET misfits = x'7332' WHERE ref = 1",
+        "UPDATE flux_runs SET parent = x'7332' WHERE ref = 1",
+        "UPDATE flux_runs SET base = 2 WHERE ref = 1",
+        "UPDATE flux_runs SET base = 0 WHERE ref = 1",
+        "UPDATE flux_runs SET base = 'x' WHERE ref = 1",
         "UPDATE flux_inbox SET payload = CAST(x'ff' AS TEXT) WHERE ref = 1",
     ],
 )
@@ -510,6 +515,54 @@ async def test_a_deleted_run_leaves_nothing(storage: SQLiteStorage, path: Path) 
         await storage.commit(end(header, 1, inbox_seq=1))
 
 
+@pytest.mark.parametrize("kind", ["children", "ticks"])
+async def test_what_cannot_be_written_takes_all_with_it(storage: SQLiteStorage, kind: str) -> None:
+    """I7, I41: a child that fails in the middle of the transaction leaves no row, no posting and no schedule; others go on."""
+    header = await held(storage, "one")
+    runs, posts = (new_run("good"), new_run("\ud800")), (Outgoing("one", signal()),)
+    schedule = Schedule("daily", "order", "1", "{}", 1)
+    bad = storage.commit(step(header, 1, children=runs, posts=posts)) if kind == "children" else storage.advance(schedule, runs, posts)
+    outcomes = await asyncio.gather(storage.create(new_run("other")), bad, return_exceptions=True)
+    assert isinstance(outcomes[1], UnicodeEncodeError)
+    assert {found.run_id for found in await storage.find(Query())} == {"one", "other"}
+    assert (await loaded(storage, "one")).header == header
+    assert await storage.schedules() == []
+
+
+@pytest.mark.parametrize("damage", ["inbox_seq = 'x'", "inbox_seq = 0", "status = 'dancing'", "wake_at = 'x'", "position = 'x'"])
+async def test_a_damaged_run_is_in_no_senders_way(storage: SQLiteStorage, path: Path, damage: str) -> None:
+    """S15.2, contract 14, 16: a posting that cannot be kept is dropped, and the commit that sent it is written."""
+    await storage.create(new_run("bad"))
+    await storage.post("bad", signal())
+    header = await held(storage, "good")
+    sql(path, f"UPDATE flux_runs SET {damage} WHERE run_id = 'bad'")
+    await storage.commit(step(header, 1, posts=(Outgoing("bad", signal()), Outgoing("good", signal()))))
+    run = await loaded(storage, "good")
+    assert (run.header.position, run.header.inbox_seq) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["next_at = 'x'", "next_at = 1.5", "next_at = -5", "revision = 'x'", "workflow = x'ff'", "rule = CAST(x'ff' AS TEXT)", "last_at = 'x'"],
+)
+async def test_a_damaged_schedule_is_in_no_other_ones_way(storage: SQLiteStorage, path: Path, damage: str) -> None:
+    """S15.2, contract 14: what is no instant is never due, what is no revision never advances; all can be listed and forgotten."""
+    for name in ("bad", "good"):
+        assert await storage.advance(Schedule(name, "order", "1", "{}", 5))
+    sql(path, f"UPDATE flux_schedules SET {damage} WHERE name = 'bad'")
+    bad, good = await storage.schedules()
+    assert isinstance(bad.workflow, str) and isinstance(bad.rule, str) and bad.last_at is None
+    due = [one.name for one in await storage.schedules(due=9)]
+    assert due == (["good"] if "next_at" in damage else ["bad", "good"])
+    assert await storage.advance(good, [new_run("tick")])
+    assert await storage.advance(bad) is ("revision" not in damage)
+    assert await storage.unschedule("bad")
+    assert await storage.advance(Schedule("bad", "order", "1", "{}", 5))
+    assert await storage.unschedule("good")
+    assert await storage.advance(Schedule("good", "order", "1", "{}", 5))
+    assert not await storage.advance(good) and not await storage.advance(replace(good, revision=2))
+
+
 # --- indexes
 
 
@@ -519,14 +572,49 @@ def plan(path: Path, text: str) -> str:
 
 async def test_claims_look_through_the_index_of_claimable_runs(storage: SQLiteStorage, path: Path) -> None:
     """100,000 waiting runs must not be in the way of one that is due."""
-    assert "INDEX flux_runs_claimable (workflow=? AND version=? AND priority<?)" in plan(path, queries.LEVEL)
-    assert "INDEX flux_runs_claimable (workflow=? AND version=? AND priority=? AND misfits<?)" in plan(path, queries.BESIDE)
-    found = "INDEX flux_runs_claimable (workflow=? AND version=? AND priority=? AND misfits=? AND wake_at>?"
+    of = "INDEX flux_runs_claimable (workflow=? AND version=? AND begun=? AND priority"
+    assert f"{of}<?)" in plan(path, queries.LEVEL)
+    assert f"{of}=? AND misfits<?)" in plan(path, queries.BESIDE)
+    found = f"{of}=? AND misfits=? AND wake_at>?"
     assert f"{found} AND wake_at<?)" in plan(path, queries.DUE)
     assert f"{found})" in plan(path, queries.NEXT)
-    for text in (queries.LEVEL, queries.BESIDE, queries.DUE, queries.NEXT, queries.OLD, queries.UNSEEN):
+    for text in (queries.LEVEL, queries.BESIDE, queries.DUE, queries.NEXT, queries.OLD, queries.UNSEEN, queries.PARENT):
         assert "TEMP B-TREE" not in plan(path, text)
         assert "SCAN" not in plan(path, text)
+
+
+async def test_limits_are_looked_up_in_their_indexes(storage: SQLiteStorage, path: Path) -> None:
+    """1,000,000 runs that wait, of one lane or of many, must not be in the way of a claim, a new run, or who gives one up."""
+    parked = "INDEX flux_runs_parked (workflow=? AND lane=? AND parked=? AND kind"
+    for text, found in (
+        (queries.PARKED, f"{parked}>?)"), (queries.AHEAD, f"{parked}=?)"),
+        (queries.HELD_IN, "INDEX flux_runs_lane (workflow=? AND lane=?)"),
+        (queries.HELD, "INDEX flux_runs_owned (owner=? AND workflow=?)"), (queries.STARTS, "PRIMARY KEY (workflow=? AND at>?)"),
+        (queries.FORGET_STARTS, "PRIMARY KEY (workflow=? AND at<?)"), (queries.LANES_OF, "INDEX flux_runs_owned (owner=?)"),
+        (queries.HEADER_ONCE, "INDEX flux_runs_deduplication (workflow=? AND deduplication_key=?)"),
+    ):  # fmt: skip
+        told = plan(path, text)
+        assert found in told, (text, told)
+        if text != queries.LANES_OF:  # each lane once: a bounded number of rows
+            assert "TEMP B-TREE" not in told
+        assert "SCAN flux" not in told and "SCAN r" not in told, told
+
+
+async def test_families_and_schedules_are_found_by_their_indexes(storage: SQLiteStorage, path: Path) -> None:
+    """100,000 other runs, or journals that are long before they begin anew, must not be in the way."""
+    connection = sqlite3.connect(path)
+    for text, found in (
+        (queries.LOAD, "sqlite_autoindex_flux_journal_1 (ref=? AND position>?)"),
+        (queries.SCHEDULES_DUE, "INDEX flux_schedules_next (next_at>? AND next_at<?)"),
+        (queries.SCHEDULES, "PRIMARY KEY (name>?)"),
+        (queries.SCHEDULE, "PRIMARY KEY (name=?)"),
+    ):
+        names = ("run_id", "name", "due", "after", "limit")
+        told = " ".join(str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", dict.fromkeys(names)))
+        assert found in told and "SCAN" not in told and "TEMP B-TREE" not in told
+    connection.close()
+    told = plan(path, queries.FAMILY).replace("SCAN family", "")
+    assert "INDEX flux_runs_children (parent=?)" in told and "SCAN" not in told
 
 
 async def claim_work(storage: SQLiteStorage) -> int:
@@ -574,6 +662,18 @@ async def test_a_step_that_waits_for_nothing_new_takes_the_short_way(storage: SQ
     updates = [text for text in seen if text.lstrip().startswith("UPDATE flux_runs")]
     assert len(updates) == 1
     assert "AND status =" in updates[0]
+
+
+async def test_a_step_that_posts_takes_the_short_way(storage: SQLiteStorage) -> None:
+    """Its own run is written as without posts and children; a commit that begins the journal anew takes the other way."""
+    header = await held(storage, "one")
+    seen: list[str] = []
+    await storage._write(lambda tx: tx.cursor.connection.set_trace_callback(seen.append))
+    await storage.commit(step(header, 1, posts=(Outgoing("one", signal()),), children=(new_run("two"),)))
+    await storage.commit(step(header, 2, inbox_seq=1, fresh=True))
+    await storage._write(lambda tx: tx.cursor.connection.set_trace_callback(None))
+    updates = [text for text in seen if text.lstrip().startswith("UPDATE flux_runs")]
+    assert ["AND status =" in text for text in updates] == [True, False, False]  # the step, its posting, the fresh one
 
 
 async def test_lists_read_an_index_in_order(storage: SQLiteStorage, path: Path) -> None:

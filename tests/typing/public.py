@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from flux import Branch, Context, FluxEngine, Hooks, Retry, RunResult, RunStatus, Workflow, branch, create_workflow, wait
+from flux import Branch, Context, FluxEngine, Hooks, Queue, Retry, RunResult, RunStatus, Workflow, branch, create_workflow, wait
 from flux_storage import MemoryStorage
 
 
@@ -53,7 +53,12 @@ def is_paid(ctx: Context[Order, State]) -> bool:
 
 
 flow = (
-    create_workflow("order", version="1", deadline=timedelta(days=7))
+    create_workflow(
+        "order",
+        version="1",
+        deadline=timedelta(days=7),
+        queue=Queue(concurrency=20, worker_concurrency=5, per_key=1, key=lambda order: order.order_id, rate=(100, timedelta(minutes=1))),
+    )
     .input(Order)
     .data(State)
     .step("reserve", reserve, compensate=release, retry=Retry(initial=0.1, jitter=False))
@@ -94,6 +99,7 @@ composed: Workflow[Order, State] = (
     .loop("twice", pay, at_most=2)
     .for_each("lines", order_lines, pay, concurrency=10)
     .for_each("rest", lambda ctx: ctx.results["lines"], by_sea, concurrency=None, at_least=1, fail_fast=False, merge=newest)
+    .child("billing", flow, input=lambda ctx: {"order_id": ctx.run_id}, when=is_paid)
 )
 
 
@@ -117,4 +123,6 @@ async def main() -> RunResult:
         handle = engine.handle(result.id)
         data: dict[str, Any] = await handle.result(timeout=10)
         assert data == {"paid": True}
+        queued = await engine.start(flow, Order("a-2"), deduplication_key="a-2", concurrency_key="a-2")
+        assert queued.id == (await engine.start(flow, Order("a-2"), deduplication_key="a-2")).id
         return await handle.details()

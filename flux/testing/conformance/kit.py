@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import asdict
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ...clock import Clock
-from ...core.commands import Posting
+from ...core.commands import Posting, PostingKind
 from ...core.records import Record, RunCreated, StepCompleted, StepStarted
 from ...core.status import RunStatus
-from ...storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Posted, StoredRun, WorkflowStorage
+from ...storage import Claimed, Code, Commit, Committed, Created, Header, NewPosting, NewRun, Outgoing, Posted, StoredRun, WorkflowStorage
 from ..clock import VirtualClock
 
 T = TypeVar("T")
@@ -26,6 +26,26 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 PATIENCE = 30.0  # real seconds after which something that never comes is a failure
 FLOW: Code = ("flow", "1", "s")  # the code that checks run
+
+
+class Ledger(Protocol):
+    """A table of the caller's own, in the database that the storage is on: what is written beside flux."""
+
+    def note(self, connection: Any, text: str) -> Any:
+        """Write a line in the transaction of this connection of the driver's; to be awaited where the storage's `handlers` are "async"."""
+        ...
+
+    async def lines(self) -> list[str]:
+        """What is committed, in order."""
+        ...
+
+    def connection(self) -> AbstractAsyncContextManager[Any]:
+        """A connection of the driver's, for as long as the block lasts."""
+        ...
+
+    def transaction(self, connection: Any) -> AbstractAsyncContextManager[Any]:
+        """A transaction on it, which leaving commits; with an error it is rolled back."""
+        ...
 
 
 class HandClock(VirtualClock):
@@ -55,13 +75,20 @@ class Bench:
     """One check's surroundings. `storage` is open and empty; `clock` is the time it goes by."""
 
     def __init__(
-        self, stack: AsyncExitStack, storage: WorkflowStorage, clock: HandClock, again: Make | None, damage: Damage | None
+        self,
+        stack: AsyncExitStack,
+        storage: WorkflowStorage,
+        clock: HandClock,
+        again: Make | None,
+        damage: Damage | None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.storage = storage
         self.clock = clock
         self._stack = stack
         self._again = again
         self._damage = damage
+        self._ledger = ledger
 
     @property
     def now(self) -> int:
@@ -78,6 +105,13 @@ class Bench:
         """Close the storage, and open its data anew."""
         await self._stack.aclose()
         self.storage = await self.second()
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is written beside flux."""
+        if self._ledger is None:
+            raise TypeError("this check needs ledger=, a table of the caller's own in the storage's database")
+        return self._ledger
 
     def damage(self, run_id: str) -> None:
         """Make the first row of this run's journal unreadable."""
@@ -171,7 +205,7 @@ def commit_of(seen: Header, at: int, **fields: Any) -> Commit:
     """A commit by the holder who saw this header. By default it records a step and keeps the run."""
     values: dict[str, Any] = {
         "owner": seen.owner or "nobody", "epoch": seen.epoch, "position": seen.position, "inbox_seq": seen.inbox_seq, "at": at,
-        "records": step(), "status": RunStatus.RUNNING, "wake_at": 0,
+        "records": step(), "status": RunStatus.RUNNING, "wake_at": 0, "lane": seen.lane,
     }  # fmt: skip
     return Commit(seen.run_id, seen.ref, **{**values, **fields})
 
@@ -179,6 +213,11 @@ def commit_of(seen: Header, at: int, **fields: Any) -> Commit:
 def signal(name: str, payload: str = "null", signal_id: str | None = None, limit: int = 1000) -> NewPosting:
     """A signal to be posted."""
     return NewPosting("signal", name, payload, signal_id, limit)
+
+
+def sent(run_id: str, kind: PostingKind = "signal", signal_id: str | None = None, limit: int = 1000) -> Outgoing:
+    """A posting from one run to another."""
+    return Outgoing(run_id, NewPosting(kind, "go", "null", signal_id, limit))
 
 
 def posting(seq: int, at: int, signal_id: str | None = None) -> Posting:

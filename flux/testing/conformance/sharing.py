@@ -6,8 +6,8 @@ import asyncio
 
 from ...core.status import RunStatus
 from ...errors import LeaseLost, UnreadableRun
-from ...storage import Query
-from .kit import FLOW, LEASE, SECOND, Bench, Checks, commit_of, equal, patiently, refused, shows, true, turns
+from ...storage import Query, Schedule
+from .kit import FLOW, LEASE, SECOND, Bench, Checks, commit_of, equal, new_run, patiently, refused, sent, shows, step, true, turns
 
 SHARED = Checks()
 DAMAGED = Checks()
@@ -31,6 +31,41 @@ async def what_was_acknowledged_outlives_the_storage(b: Bench) -> None:
     await b.clock.advance(1)
     await b.worker("v")
     true("s" in await b.claimed("v"), "what was queued is claimed")
+
+
+@SHARED
+async def what_belongs_together_outlives_the_storage(b: Bench) -> None:
+    """Contract 1, 16 to 19: parents, where a journal begins, schedules, and the revisions of those that are gone."""
+    header = await b.held("r")
+    await b.parked("s")
+    await b.commit(header, children=(new_run("c", b.now, parent="r"),), posts=(sent("s"),), fresh=True)
+    for name in ("kept", "gone"):
+        await b.storage.advance(Schedule(name, *FLOW[:2], "{}", b.now, b.now, "r"))
+    (gone,) = await b.storage.schedules("gone")
+    await b.storage.unschedule("gone")
+    before = [await b.load("r"), await b.load("s"), await b.load("c"), await b.storage.schedules()]
+    await b.reopen()
+    equal([await b.load("r"), await b.load("s"), await b.load("c"), await b.storage.schedules()], before)
+    equal(len(await b.storage.read_journal("r")), 2)
+    await b.storage.advance(Schedule("gone", *FLOW[:2], "{}", b.now))
+    equal(await b.storage.advance(gone), False)
+
+
+@SHARED
+async def of_two_storages_one_advances_a_schedule(b: Bench) -> None:
+    """Contract 19, I48: each tick once, and what it brings about."""
+    other = await b.second()
+    await b.storage.advance(Schedule("a", *FLOW[:2], "{}", b.now))
+    await b.create("s")
+    for number in range(10):
+        seen = await other.schedules("a")
+        equal(await b.storage.schedules(due=b.now), seen)
+        done = await asyncio.gather(
+            *(storage.advance(seen[0], [new_run(f"r{number}", b.now)], [sent("s")]) for storage in (b.storage, other))
+        )
+        equal(sorted(done), [False, True])
+    shows(await b.header("s"), inbox_seq=10)
+    equal(len(await other.find(Query())), 11)
 
 
 @SHARED
@@ -103,6 +138,35 @@ async def an_unreadable_run_is_in_nobodys_way(b: Bench) -> None:
     await b.worker("w")
     claimed = await b.claim("w")
     equal({run.header.run_id: run.error is None for run in claimed.runs}, {"a": True, "bad": False, "c": True})
+
+
+@DAMAGED
+async def an_unreadable_beginning_is_left_behind(b: Bench) -> None:
+    """Contract 14, 18: rows before the one that begins the journal anew are not loaded, so they are in nobody's way."""
+    await b.create("bad")
+    b.damage("bad")
+    await b.worker("w")
+    await b.storage.take("bad", "w")
+    await b.commit(await b.header("bad"), fresh=True, release=True)
+    run = await b.load("bad")
+    equal(([row.records for row in run.rows], run.error), ([step()], None))
+    await refused(UnreadableRun, b.storage.read_journal("bad"))
+    equal(len(await b.storage.read_journal("bad", after=1)), 1)
+
+
+@DAMAGED
+async def an_unreadable_run_is_in_no_senders_way(b: Bench) -> None:
+    """Contract 14, 16, 17: it takes postings, and goes with its parent."""
+    header = await b.held("p")
+    await b.create("bad", parent="p")
+    b.damage("bad")
+    await b.commit(header, posts=(sent("bad"),))
+    shows(await b.header("bad"), inbox_seq=1)
+    await b.storage.take("bad", "w")
+    for run_id in ("bad", "p"):
+        await b.commit(await b.header(run_id), records=(), status=RunStatus.FAILED, wake_at=None)
+    await b.storage.delete("p")
+    equal(await b.storage.load("bad"), None)
 
 
 @DAMAGED

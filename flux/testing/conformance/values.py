@@ -21,6 +21,9 @@ from ...core.records import (
     BranchEnded,
     CancelRefused,
     CancelRequested,
+    ChildEnded,
+    ChildStarted,
+    ChildTold,
     ItemsListed,
     ParallelStarted,
     Record,
@@ -46,6 +49,7 @@ from ...core.records import (
     StepStarted,
     StepSuspended,
     TurnStarted,
+    UndoDemanded,
     UnwindStarted,
     WaitExpired,
     WaitStarted,
@@ -79,6 +83,10 @@ SAMPLES: tuple[Record, ...] = (
     StepInherited("a", True, 0, None, None, None, None, None), RunMigrated("2", "t"),
     ParallelStarted("p"), RouteTaken("p", "yes"), TurnStarted("p", 3), ItemsListed("p", ("1", '"\\u0000é"', "")), ItemsListed("p", ()),
     ArmEnded("p/a"), ArmsStopped("p"), ArmsJoined("p", {"k": "1", "l": None}), ArmsJoined("p", None),
+    RunCreated("flow", "1", "s", "1", {}, None, "r~1"), ChildStarted("a[3]/c", "r~2"), ChildTold("c", "cancel", True),
+    ChildTold("c", "stop"), ChildTold("c!undo", "unwind"), ChildEnded("c", 4, "completed", '"r"', None),
+    ChildEnded("c", 5, "failed", None, _WRONG, False), ChildEnded("c!undo", 6, "cancelled", None, None), UndoDemanded(7),
+    Reopened(4, "unwind", "", "r~1", ""),
 )  # fmt: skip
 
 
@@ -136,7 +144,7 @@ async def large_values_and_long_journals_survive(b: Bench) -> None:
 
 @CHECKS
 async def header_texts_survive(b: Bench) -> None:
-    """Contract 16, S15.6: names, reasons and digests with any character that UTF-8 can carry, but NUL."""
+    """Contract 20, S15.6: names, reasons and digests with any character that UTF-8 can carry, but NUL."""
     odd = ODD.replace("\0", "").replace("\ud800", "").replace("\udfff", "")
     header = await b.held("r", shape=odd, input_digest=odd, waiting=("a", odd))
     equal((header.shape, header.input_digest, header.waiting), (odd, odd, ("a", odd)))
