@@ -7,16 +7,22 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from . import roles
-from .outside import Effect, Story, check, read_effects
+from .outside import Effect, Story, check, read_effects, read_runs
 
 # One warm process that has imported everything forks the others: a child costs 20 ms in place of 400.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.processes.roles"])
+
+BOTH = pytest.mark.parametrize("places", ["sqlite", "postgres"], indirect=True)
+POSTGRES = pytest.mark.parametrize("places", ["postgres"], indirect=True)
 
 BOOKS = threading.Lock()  # starting a child looks after all others, and two threads must not read one exit code
 
@@ -30,6 +36,8 @@ class Child:
         self.role = role
         self.log = log
         self._words, theirs = CONTEXT.Pipe()
+        self._heard: list[tuple[str, Any]] = []
+        self._passed = 0  # of what was heard, when `says` last found its word
         self._process = CONTEXT.Process(target=roles.main, args=(role, str(log), str(effects), theirs, kill_at, arguments), daemon=True)
         with BOOKS:
             self._process.start()
@@ -41,17 +49,39 @@ class Child:
         assert self._process.pid is not None
         return self._process.pid
 
+    @property
+    def sentinel(self) -> int:
+        """What becomes ready when it ends."""
+        return self._process.sentinel
+
     def says(self, word: str, *, seconds: float = SECONDS) -> Any:
         """Wait until it says this; what else it says meanwhile is passed over."""
         until = time.monotonic() + seconds
-        try:
-            while self._words.poll(max(0.0, until - time.monotonic())):
-                said, value = self._words.recv()
+        while True:
+            for said, value in self._heard[self._passed :]:
+                self._passed += 1
                 if said == word:
                     return value
-        except EOFError:
-            raise AssertionError(f"{self} ended before it said {word!r}:\n{self.output()}") from None
-        raise AssertionError(f"{self} did not say {word!r}:\n{self.output()}")
+            try:
+                heard = self._hear(max(0.0, until - time.monotonic()))
+            except EOFError:
+                raise AssertionError(f"{self} ended before it said {word!r}:\n{self.output()}") from None
+            assert heard, f"{self} did not say {word!r}:\n{self.output()}"
+
+    def said(self, word: str) -> list[Any]:
+        """What it has said under this word so far."""
+        try:
+            while self._hear(0):
+                continue
+        except (EOFError, ConnectionError):
+            pass  # it has ended
+        return [value for said, value in self._heard if said == word]
+
+    def _hear(self, seconds: float) -> bool:
+        heard = self._words.poll(seconds)
+        if heard:
+            self._heard.append(self._words.recv())
+        return heard
 
     def allow(self) -> None:
         """Let the handler that holds go on."""
@@ -63,7 +93,7 @@ class Child:
 
     def lives(self, seconds: float) -> bool:
         """Whether it is still there after so long."""
-        wait([self._process.sentinel], seconds)
+        wait([self.sentinel], seconds)
         with BOOKS:
             return self._process.exitcode is None
 
@@ -92,18 +122,19 @@ class Child:
 
 
 class World:
-    """A database, a file of effects, a log, and the children that share them."""
+    """A database, a file of effects, a log, and the children that share them. `url`: of a schema on PostgreSQL; else it is a file."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, url: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.database = directory / "runs.db"
+        self.directory = directory
+        self.where = url or str(directory / "runs.db")
         self.effects_file = directory / "effects.txt"
         self.log = directory / "log.txt"
         self._children: list[Child] = []
 
     def child(self, role: str, *, kill_at: int = 0, **arguments: Any) -> Child:
-        """Start one."""
-        arguments["path"] = str(self.database)
+        """Start one. `where`: another way to the database."""
+        arguments.setdefault("where", self.where)
         child = Child(role, self.log, self.effects_file, kill_at, arguments)
         self._children.append(child)
         return child
@@ -127,11 +158,26 @@ class World:
     def check(self, *, ended: bool = True) -> dict[str, Story]:
         """What must hold of every run; the runs."""
         assert "database is locked" not in self.output()
-        return check(self.database, self.effects_file, ended=ended)
+        return check(self.where, self.effects_file, ended=ended)
+
+    def runs(self) -> dict[str, Story]:
+        """The runs as they stand."""
+        return read_runs(self.where)
 
     def output(self) -> str:
         """All that was logged."""
         return self.log.read_text() if self.log.exists() else ""
+
+    def until(self, condition: Callable[[], object], what: str, *, seconds: float = SECONDS) -> None:
+        """Wait for what no child says. Looks after a hundredth of a second again, or at once when a child ends."""
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, f"{what}: not within {seconds:g} s:\n{self.output()}"
+            wait([child.sentinel for child in self._children if child.lives(0)], 0.01)
+
+    def told(self, child: Child) -> list[str]:
+        """What one of them has logged."""
+        return [line for line in self.output().splitlines() if line.startswith(f"{child.pid} ")]
 
     def close(self) -> None:
         """No child outlives its test."""

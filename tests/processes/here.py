@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from flux import Context
 
 _words: Connection
+_turn = threading.Lock()  # handlers on threads speak too
 _effects = -1
 _kill_at = 0
 _points: list[str] = []
@@ -26,7 +28,8 @@ def settle_in(words: Connection, effects: str, kill_at: int) -> None:
 
 def say(word: str, value: Any = None) -> None:
     """Tell the parent."""
-    _words.send((word, value))
+    with _turn:
+        _words.send((word, value))
 
 
 def points() -> list[str]:

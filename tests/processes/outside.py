@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import asyncpg
 
 OUTCOMES = {"ok", "err", "lost", "cut", "free", "fail", "park"}  # what can become of an attempt
 ENDS = {"done": "completed", "dead": "failed", "gone": "cancelled"}
@@ -51,25 +54,46 @@ def read_effects(path: Path) -> list[Effect]:
     return [Effect(int(at), int(pid), run_id, step, int(attempt), key) for at, pid, run_id, step, attempt, key in found]
 
 
-def read_runs(path: Path) -> dict[str, Story]:
-    """All runs; the file must be whole."""
+def read_runs(where: str) -> dict[str, Story]:
+    """All runs, whole."""
+    runs, journal = asyncio.run(_read_postgres(where)) if where.startswith("postgresql:") else _read_sqlite(where)
+    found = {ref: Story(run_id, status) for ref, run_id, status in runs}
+    for ref, position, epoch, control in journal:
+        found[ref].records += json.loads(control)
+        found[ref].epochs.append(epoch)
+        found[ref].positions.append(position)
+    return {run.run_id: run for run in found.values()}
+
+
+Rows = tuple[list[Any], list[Any]]
+
+_RUNS = "SELECT ref, run_id, status FROM {}runs"
+_JOURNAL = "SELECT ref, position, epoch, control FROM {}journal ORDER BY ref, position"
+
+
+def _read_sqlite(path: str) -> Rows:
     connection = sqlite3.connect(path)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        runs = {ref: Story(run_id, status) for ref, run_id, status in connection.execute("SELECT ref, run_id, status FROM flux_runs")}
-        rows = connection.execute("SELECT ref, position, epoch, control FROM flux_journal ORDER BY ref, position")
-        for ref, position, epoch, control in rows:
-            runs[ref].records += json.loads(control)
-            runs[ref].epochs.append(epoch)
-            runs[ref].positions.append(position)
+        connection.execute("BEGIN")
+        return connection.execute(_RUNS.format("flux_")).fetchall(), connection.execute(_JOURNAL.format("flux_")).fetchall()
     finally:
         connection.close()
-    return {run.run_id: run for run in runs.values()}
 
 
-def check(database: Path, effects: Path, *, ended: bool = True) -> dict[str, Story]:
+async def _read_postgres(url: str) -> Rows:
+    server, schema = url.split("&flux_schema=")
+    connection = await asyncpg.connect(server)
+    try:
+        async with connection.transaction(isolation="repeatable_read"):
+            return await connection.fetch(_RUNS.format(f"{schema}.")), await connection.fetch(_JOURNAL.format(f"{schema}."))
+    finally:
+        await connection.close()
+
+
+def check(where: str, effects: Path, *, ended: bool = True) -> dict[str, Story]:
     """All that must hold of every run, whatever was killed (I1, I2, I3, I5, I8, I10, I29, I31)."""
-    runs = read_runs(database)
+    runs = read_runs(where)
     of_run: dict[str, list[Effect]] = defaultdict(list)
     for effect in read_effects(effects):
         of_run[effect.run_id].append(effect)

@@ -188,6 +188,27 @@ innocent = create_workflow("innocent")
 for _name in ("one", "two", "three"):
     innocent = innocent.step(_name, take_a_moment)
 
+
+# --- one of five steps, of every kind, for load
+
+
+async def take_longer(ctx: Context) -> str:
+    effect(ctx)
+    passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.1, passed.set_result, None)
+    await passed
+    return ctx.path
+
+
+five = (
+    create_workflow("five")
+    .step("one", act)
+    .step("two", take_longer)
+    .step("three", act_on_a_thread)
+    .commit("four", take_longer)
+    .step("five", count)
+)
+
 ROUNDS = 30
 ping = create_workflow("ping")
 for _number in range(ROUNDS):
@@ -258,5 +279,30 @@ once = {
     .step("after", act),
 }
 
-ALL = (story, errand, *held.values(), stuck, frozen, ping, deadly, innocent, order, *once.values())
+# --- a family: a parent whose last step fails for good with {"fails": True}, and then everything is undone
+
+
+async def close(ctx: Context) -> str:
+    effect(ctx)
+    if ctx.input.get("fails"):
+        raise OSError("nobody is at home")
+    return f"{ctx.results['bill']['paid']} {ctx.results['parcel']['boxes']}"
+
+
+async def pay(ctx: Context) -> None:
+    effect(ctx)
+    ctx.data["paid"] = ctx.input["amount"]
+
+
+bill = create_workflow("bill").commit("pay", pay, compensate=undo)
+parcel = create_workflow("parcel").step("pack", pack, compensate=undo).step("fetch", act_on_a_thread)
+house = (
+    create_workflow("house")
+    .step("open", act, compensate=undo)
+    .child("bill", bill, input=lambda ctx: {"amount": 7})
+    .child("parcel", parcel)
+    .step("close", close, retries=0)
+)
+
+ALL = (story, errand, five, *held.values(), stuck, frozen, ping, deadly, innocent, order, *once.values(), house, bill, parcel)
 WORKFLOWS = {workflow.name: workflow for workflow in ALL}

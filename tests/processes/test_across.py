@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from statistics import median
 
-from .children import World
+from .children import BOTH, World
 from .stories import ROUNDS
 
 
+@BOTH
 def test_signals_from_another_process_are_prompt(world: World) -> None:
     """S7.2, I25: each of many signals wakes the run in the other process, without a poll of a second in between."""
     world.worker()
@@ -22,6 +23,7 @@ def test_signals_from_another_process_are_prompt(world: World) -> None:
     print(f"\na signal is acted on by another process after {median(latencies):.1f} ms (median of {ROUNDS}, worst {max(latencies):.0f})")
 
 
+@BOTH
 def test_a_signal_for_a_run_whose_handler_runs(world: World) -> None:
     """S7.2, D12: a signal that another process sends while the worker is in a handler is there when the run comes to wait."""
     worker = world.worker()
@@ -36,6 +38,7 @@ def test_a_signal_for_a_run_whose_handler_runs(world: World) -> None:
     assert set(run.epochs) == {0, 1}, "it never let go of the run: created at 0, claimed at 1"
 
 
+@BOTH
 def test_an_interrupting_cancel_from_another_process(world: World) -> None:
     """S11.1, D13: it stops a handler of the worker within a heartbeat; what was begun is undone."""
     worker = world.worker(lease=1.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .children import World
+from .children import BOTH, World
 from .outside import Effect, Story
 
 LANES = 3
@@ -114,12 +115,13 @@ def test_killed_at_every_point(tmp_path: Path, what: str) -> None:
             check_keys(earlier, told, what)
 
 
+@BOTH
 @pytest.mark.parametrize("way", ["async", "thread", "commit"])
-def test_a_step_that_is_called_once_at_most(tmp_path: Path, way: str) -> None:
+def test_a_step_that_is_called_once_at_most(tmp_path: Path, places: Callable[[], str], way: str) -> None:
     """S3.8, D7: killed at every point, it is never called twice; where it may have been called the run fails and is undone."""
 
     def tell_once(name: str, kill_at: int) -> tuple[str, list[str], Story, list[str]]:
-        world = World(tmp_path / name)
+        world = World(tmp_path / name, places())
         try:
             if kill_at:
                 assert world.child("carry", workflow=f"once-{way}", kill_at=kill_at).ends() == -signal.SIGKILL
@@ -143,6 +145,7 @@ def test_a_step_that_is_called_once_at_most(tmp_path: Path, way: str) -> None:
     assert statuses == {"completed", "failed"}
 
 
+@BOTH
 @pytest.mark.parametrize("way", ["async", "thread", "commit"])
 def test_a_worker_killed_in_its_handler(world: World, way: str) -> None:
     """S3.8, S14.5: other workers take the run over, and do not call it again."""
@@ -157,6 +160,7 @@ def test_a_worker_killed_in_its_handler(world: World, way: str) -> None:
     assert world.effects("first!undo")[0].pid == follower.pid
 
 
+@BOTH
 @pytest.mark.parametrize("way", ["async", "thread", "commit"])
 def test_a_deploy(world: World, way: str) -> None:
     """D7, S14.4: SIGTERM while such steps run and others are queued behind them: nothing is in doubt, each is called once, all complete."""

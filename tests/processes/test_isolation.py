@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import time
 
-from .children import SECONDS, Child, World
-from .outside import Story, read_runs
+from .children import BOTH, SECONDS, Child, World
+from .outside import Story
 
 INNOCENTS = [f"innocent-{number}" for number in range(30)]
 LIMIT = 3
 
 
+@BOTH
 def test_a_deadly_run_is_found_out(world: World) -> None:
     """S3.7, D11, I18: workers are started anew as they die, until the run is blocked as WorkerCrashed; everything beside it completes,
     none of it blocked, and nothing of it is lost any more once the run is a suspect."""
@@ -21,7 +22,7 @@ def test_a_deadly_run_is_found_out(world: World) -> None:
     world.does("start", workflow="innocent", ids=INNOCENTS[15:])
     died = 0
     until = time.monotonic() + SECONDS
-    while not _settled(read_runs(world.database)):
+    while not _settled(world.runs()):
         assert time.monotonic() < until, world.output()
         for place, worker in enumerate(workers):
             if not worker.lives(0.05):

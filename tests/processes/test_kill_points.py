@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .children import World
+from .children import BOTH, World
 from .outside import Story
 
 LANES = 3  # stories that are told at once
@@ -36,9 +37,9 @@ class Told:
     died: int  # how many processes were killed
 
 
-def tell(directory: Path, ending: str, *kills: int) -> Told:
+def tell(directory: Path, url: str, ending: str, *kills: int) -> Told:
     """Tell it; the first processes die at these points."""
-    world = World(directory)
+    world = World(directory, url)
     died = 0
     try:
         for kill_at in kills:
@@ -67,10 +68,11 @@ def check_story(told: Told, reference: Told) -> None:
     assert list(dict.fromkeys(told.effects)) == list(dict.fromkeys(reference.effects))
 
 
+@BOTH
 @pytest.mark.parametrize("ending", EFFECTS)
-def test_killed_once_at_every_point(tmp_path: Path, ending: str) -> None:
+def test_killed_once_at_every_point(tmp_path: Path, places: Callable[[], str], ending: str) -> None:
     """I2, I5, I32: a story that is killed at any of its points ends as if nothing had happened."""
-    reference = tell(tmp_path / "reference", ending)
+    reference = tell(tmp_path / "reference", places(), ending)
     assert reference.end[0] == ending
     assert reference.effects == EFFECTS[ending]
     points = reference.points
@@ -78,7 +80,7 @@ def test_killed_once_at_every_point(tmp_path: Path, ending: str) -> None:
     first = 1 if ending == "completed" else points.index(alike) + 1
 
     def case(kill_at: int) -> Told:
-        told = tell(tmp_path / str(kill_at), ending, kill_at)
+        told = tell(tmp_path / str(kill_at), places(), ending, kill_at)
         assert told.died, f"it was to die at {points[kill_at - 1]}"
         return told
 
@@ -87,14 +89,15 @@ def test_killed_once_at_every_point(tmp_path: Path, ending: str) -> None:
             check_story(told, reference)
 
 
-def test_killed_twice(tmp_path: Path) -> None:
+@BOTH
+def test_killed_twice(tmp_path: Path, places: Callable[[], str]) -> None:
     """S3.7: also when the process that carries on is killed, at a point of its own."""
-    reference = tell(tmp_path / "reference", "failed")
+    reference = tell(tmp_path / "reference", places(), "failed")
     chance = random.Random(1)
     kills = [(chance.randint(1, len(reference.points)), chance.randint(1, 12)) for _ in range(12)]
 
     def case(pair: tuple[int, int]) -> Told:
-        return tell(tmp_path / "-".join(map(str, pair)), "failed", *pair)
+        return tell(tmp_path / "-".join(map(str, pair)), places(), "failed", *pair)
 
     with ThreadPoolExecutor(LANES) as lanes:
         for told in lanes.map(case, dict.fromkeys(kills)):

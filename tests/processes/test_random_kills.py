@@ -7,11 +7,12 @@ import random
 import signal
 import time
 
-from .children import World
+from .children import BOTH, World
 
 SECONDS = 60.0 if os.environ.get("FLUX_TEST_PROFILE") == "long" else 7.0
 
 
+@BOTH
 def test_workers_killed_at_random(world: World) -> None:
     """S12.1, S14.5, I1, I2, I5, I29: workers are killed again and again, one or both at once; every run ends, none is damaged."""
     chance = random.Random(7)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 
-from .children import World
+from .children import BOTH, World
 
 SECONDS = 60.0 if os.environ.get("FLUX_TEST_PROFILE") == "long" else 6.0
 
 
+@BOTH
 def test_two_workers_and_a_poster(world: World) -> None:
     """I1, I5, I23, I48, S7.2: no record is lost or doubled, every step runs exactly once, and nobody meets a locked database."""
     workers = [world.worker(), world.worker()]

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from .children import World
+from .children import BOTH, World
 from .outside import Story
 
 DOUBTS = ("lost", "cut")
@@ -34,6 +34,7 @@ def catch(world: World, phase: str) -> None:
     worker.ends_well()
 
 
+@BOTH
 @pytest.mark.parametrize("phase", ["handler", "thread", "commit", "sleep", "retry", "wait", "undo"])
 def test_sigterm_in_each_phase(world: World, phase: str) -> None:
     """S14.4, D7: what runs is finished and recorded, the rest is given back; another worker goes on at once, with the lease still long."""
@@ -54,6 +55,7 @@ def test_sigterm_in_each_phase(world: World, phase: str) -> None:
         assert world.effects("after")[0].pid == follower.pid
 
 
+@BOTH
 def test_sigterm_when_idle(world: World) -> None:
     """S14.4: nothing to give back."""
     worker = world.worker()
@@ -61,6 +63,7 @@ def test_sigterm_when_idle(world: World) -> None:
     worker.ends_well()
 
 
+@BOTH
 def test_sigterm_and_a_handler_that_does_not_end(world: World) -> None:
     """S14.4, D8, D10: beyond the grace period the handler is stopped and its step is in doubt; the process still exits 0."""
     worker = world.worker(grace=0.3)
@@ -76,6 +79,7 @@ def test_sigterm_and_a_handler_that_does_not_end(world: World) -> None:
     assert run.tags("stay") == ["go", "cut", "go", "ok"]
 
 
+@BOTH
 def test_sigterm_and_a_thread_that_does_not_end(world: World) -> None:
     """S14.4, D9, D10: a thread cannot be stopped, but it does not keep the process from ending; its step is in doubt."""
     worker = world.worker(grace=0.3)
@@ -86,6 +90,7 @@ def test_sigterm_and_a_thread_that_does_not_end(world: World) -> None:
     assert world.check(ended=False)["run-1"].tags("hold") == ["go", "cut"]
 
 
+@BOTH
 def test_sigterm_under_load(world: World) -> None:
     """S14.4, D7: workers come and go by SIGTERM while many runs are under way; nothing is in doubt, nothing runs twice."""
     poster = world.child("post", seconds=3.0, lanes=20)

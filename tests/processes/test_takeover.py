@@ -5,9 +5,15 @@ from __future__ import annotations
 import signal
 import time
 
-from .children import World
+from .children import BOTH, Child, World
 
 
+def dropped(world: World, child: Child) -> bool:
+    """Whether it says that it lets go of the run."""
+    return any("run-1" in line and "dropped here" in line for line in world.told(child))
+
+
+@BOTH
 def test_a_killed_worker_is_succeeded(world: World) -> None:
     """S14.5, D14: with a lease of 30 s, the runs of a killed process are moved by another one of the same host soon after."""
     first = world.worker(concurrency=1)
@@ -29,9 +35,10 @@ def test_a_killed_worker_is_succeeded(world: World) -> None:
     print(f"\ntaken over by another worker {took * 1000:.0f} ms after the kill")
 
 
+@BOTH
 def test_a_new_process_carries_on_at_once(world: World) -> None:
     """S2.4, S12.1: `execute` with the id of a run whose process was killed takes it over there and then."""
-    reference = World(world.database.parent / "reference")
+    reference = World(world.directory / "reference")
     points = reference.does("tell", ending="completed").says("ended")[1]
     killed = world.child("tell", ending="completed", kill_at=points.index("flaky #2, after its effect") + 1)
     assert killed.ends() == -signal.SIGKILL
@@ -43,6 +50,7 @@ def test_a_new_process_carries_on_at_once(world: World) -> None:
     print(f"\ncarried on by a new process {took:.0f} ms after the kill")
 
 
+@BOTH
 def test_a_frozen_worker_writes_nothing_when_it_thaws(world: World) -> None:
     """S14.2, I10, I11, I12: stopped past its lease, its run was moved by another; back again it writes nothing, says so, and goes on."""
     world.does("start", workflow="frozen", ids=["run-1"])
@@ -62,10 +70,33 @@ def test_a_frozen_worker_writes_nothing_when_it_thaws(world: World) -> None:
     runs = world.check()
     assert runs["run-1"].records == before.records
     assert {effect.pid for effect in world.effects() if effect.run_id == "run-2"} == {sleeper.pid}
-    told = [line for line in world.output().splitlines() if line.startswith(f"{sleeper.pid} ")]
-    assert any("run-1" in line and "dropped here" in line for line in told), "it does not say that it dropped the run"
+    assert dropped(world, sleeper), "it does not say that it dropped the run"
 
 
+@BOTH
+def test_a_frozen_worker_is_refused_before_another_has_written(world: World) -> None:
+    """S14.2, I10, I11: its run was taken over, and stands where it left it: nothing but the hands it is in keeps it from writing there."""
+    world.does("start", workflow="frozen", ids=["run-1"])
+    sleeper = world.worker(lease=0.6, concurrency=1)
+    sleeper.says("in")
+    other = world.worker(hesitates=True)
+    other.says("hesitates")
+    before = world.runs()["run-1"]
+    assert before.tags("freeze") == ["go"]
+    sleeper.signal(signal.SIGCONT)
+    world.until(lambda: dropped(world, sleeper), "the run is dropped")
+    sleeper.signal(signal.SIGTERM)
+    sleeper.ends_well()
+    assert world.runs()["run-1"] == before
+    other.allow()
+    world.does("see", ids=["run-1"])
+    run = world.check()["run-1"]
+    assert run.records[: len(before.records)] == before.records
+    assert run.tags("freeze") == ["go", "lost", "go", "alone", "ok"]
+    assert [effect.pid for effect in world.effects("freeze")] == [sleeper.pid, other.pid]
+
+
+@BOTH
 def test_a_worker_outlives_a_storage_that_does_not_register_it(world: World) -> None:
     """S15.3: a storage that cannot write when a worker begins is asked again; the worker does not end for it."""
     world.does("start", workflow="held-sleep", ids=["run-1"])
