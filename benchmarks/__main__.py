@@ -1,131 +1,134 @@
-"""flux beside the machine's limit, and beside DBOS: `python -m benchmarks [--quick] [--peers]`.
+"""flux beside its peers and beside the limit: `python -m benchmarks`.
 
-Every figure is the median of several rounds; in each round floor, flux and peer take turns, so that a drift of the machine meets
-all of them. Results go to `benchmarks/results/latest.md` and `.json`. Needs the project installed with its sqlite extra; `--peers`
-makes an environment for DBOS under `benchmarks/.peers`.
+    python -m benchmarks                    everything, about three quarters of an hour
+    python -m benchmarks --quick            flux and the floors, under three minutes
+    python -m benchmarks --compare REV      this tree beside another revision of it
+    python -m benchmarks --profile          where the microseconds of a step go
+
+Needs Python 3.11 or later with pip, and npm for Restate's server. What a side needs is installed in an environment of its own
+under `benchmarks/.envs`. Results are written to `benchmarks/results`.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import os
-import platform
-import sqlite3
 import subprocess
 import sys
 import tempfile
-import venv
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
-from . import flux_side as flux
-from .floors import sqlite_commits
+from . import compare, profiling, report
+from .environments import Unavailable, python
+from .machine import describe
+from .plan import BY_KEY, FULL, OWN, QUICK, STORAGES, Scale
+from .postgres import Server, running_server
+from .runner import Runner
+from .subjects import FLOORS, FLUX, FLUX_UVLOOP, PEERS, Subject
 
 HERE = Path(__file__).resolve().parent
-DBOS = "dbos==3.4.0"
-Figures = dict[str, list[float]]
+RESULTS = HERE / "results"
 
 
-def note(figures: Figures, name: str, value: float) -> None:
-    """One more measurement."""
-    figures.setdefault(name, []).append(value)
-    print(f"  {name}: {value:.6g}", flush=True)
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="less of everything, and no peers unless they are named")
+    parser.add_argument("--rounds", type=int, help="how many (5; 3 when quick)")
+    parser.add_argument("--only", help=f"workloads, as {','.join(BY_KEY)}")
+    parser.add_argument("--storages", help=f"as {','.join(STORAGES)}")
+    parser.add_argument("--peers", help="'all', 'none' or names: " + ",".join(peer.name for peer in PEERS))
+    parser.add_argument("--compare", metavar="REV", help="measure that revision beside this tree, in turns")
+    parser.add_argument("--profile", action="store_true", help="show where a step's microseconds go")
+    parser.add_argument("--tree", type=Path, help="measure the flux of this source tree instead of the one around the benchmarks")
+    parser.add_argument("--name", default="latest", help="of the files in benchmarks/results")
+    return parser.parse_args()
 
 
-def one_round(figures: Figures, folder: Path, scale: float, peer: Callable[[Path], dict[str, float]] | None) -> None:
-    """Everything once, in turns."""
-    few, many = int(200 * scale), int(2000 * scale)
-    memory = int(3000 * scale)
-    note(figures, "memory W1, s a workflow", asyncio.run(flux.sequential("memory:", memory)) / memory)
-    for mode in ("FULL", "NORMAL"):
-        target = "sqlite" if mode == "FULL" else "sqlite-normal"
-        note(figures, f"floor {mode}, s a workflow", sqlite_commits(folder, few, mode) / few)
-        note(figures, f"sqlite {mode} W1, s a workflow", asyncio.run(flux.sequential(flux.url(folder, target), few)) / few)
-        note(figures, f"sqlite {mode} W2, workflows/s", many / asyncio.run(flux.in_flight(flux.url(folder, target), many)))
-    busy = asyncio.run(flux.busy_neighbour(flux.url(folder, "sqlite"), few))
-    note(figures, "sqlite FULL W2 beside a busy neighbour, workflows/s", few / busy)
-    first, last = asyncio.run(flux.long_run(flux.url(folder, "sqlite")))
-    note(figures, "W3 last thousand steps / first thousand", last / first)
-    if peer is not None:
-        found = peer(folder)
-        note(figures, "DBOS W1, s a workflow", found["sequential"])
-        note(figures, "DBOS W2, workflows/s", 1 / found["in_flight"])
+def scale_of(chosen: argparse.Namespace) -> Scale:
+    """How much is measured."""
+    scale = QUICK if chosen.quick or chosen.compare else FULL
+    if chosen.compare:
+        scale = replace(scale, rounds=FULL.rounds, only=compare.WORKLOADS)
+    if chosen.only:
+        scale = replace(scale, only=tuple(key for key in BY_KEY if key in chosen.only.split(",")))
+    return replace(scale, rounds=chosen.rounds) if chosen.rounds else scale
 
 
-def prepare_dbos() -> Callable[[Path], dict[str, float]]:
-    """An environment with the pinned DBOS, and how to run its side."""
-    home = HERE / ".peers" / "dbos"
-    python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if not python.exists():
-        venv.create(home, with_pip=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", DBOS], check=True)
-
-    def run(folder: Path) -> dict[str, float]:
-        place = tempfile.mkdtemp(dir=folder)
-        command = [str(python), str(HERE / "peer_dbos.py"), place, "30", "300"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        answer: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-        return answer
-
-    return run
+def peers_of(chosen: argparse.Namespace) -> tuple[Subject, ...]:
+    """Those that were asked for."""
+    asked = chosen.peers or ("none" if chosen.quick else "all")
+    if asked in ("all", "none"):
+        return PEERS if asked == "all" else ()
+    names = asked.lower().split(",")
+    return tuple(peer for peer in PEERS if peer.name.lower() in names)
 
 
-def lines(middle: dict[str, float]) -> list[str]:
-    """The table of ratios."""
-    rows = [("Memory, one after the other", f"{middle['memory W1, s a workflow'] * 1e6:.0f} µs a workflow", "—")]
-    for mode in ("FULL", "NORMAL"):
-        mine, floor = middle[f"sqlite {mode} W1, s a workflow"], middle[f"floor {mode}, s a workflow"]
-        rows.append((f"SQLite {mode}, one after the other", f"{mine * 1e3:.2f} ms a workflow", f"{mine / floor:.2f} × bare sqlite3"))
-        rate = middle[f"sqlite {mode} W2, workflows/s"]
-        rows.append((f"SQLite {mode}, 100 in flight", f"{rate:,.0f} workflows/s, {rate * 5:,.0f} steps/s", "—"))
-    busy = middle["sqlite FULL W2 beside a busy neighbour, workflows/s"]
-    rows.append(("SQLite FULL, 100 in flight, busy event loop", f"{busy:,.0f} workflows/s", "—"))
-    rows.append(("10,000 steps in one run", "last thousand / first thousand", f"{middle['W3 last thousand steps / first thousand']:.2f}"))
-    if "DBOS W1, s a workflow" in middle:
-        slow, rate = middle["DBOS W1, s a workflow"], middle["DBOS W2, workflows/s"]
-        mine, fast = middle["sqlite FULL W1, s a workflow"], middle["sqlite FULL W2, workflows/s"]
-        rows.append(("DBOS on SQLite, one after the other", f"{slow * 1e3:.1f} ms a workflow", f"flux: {slow / mine:.0f} × faster"))
-        rows.append(("DBOS on SQLite, 100 in flight", f"{rate:,.0f} workflows/s", f"flux: {fast / rate:.0f} × as many"))
-    return ["| workload: five trivial steps | median | ratio |", "|---|---|---|", *[f"| {a} | {b} | {c} |" for a, b, c in rows]]
+@contextmanager
+def server_on(disk: Path, storages: Sequence[str]) -> Iterator[tuple[Server | None, str]]:
+    """A PostgreSQL server when it is wanted and can be had, and else why not."""
+    if "postgres" not in storages:
+        yield None, "not asked for"
+        return
+    try:
+        manager = running_server(disk)
+        server = manager.__enter__()
+    except Unavailable as reason:
+        yield None, str(reason)
+        return
+    try:
+        yield server, ""
+    finally:
+        manager.__exit__(None, None, None)
 
 
-def write(figures: Figures, rounds: int) -> None:
-    """The results, for people and for programs."""
-    middle = {name: median(values) for name, values in figures.items()}
-    versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, {versions}"
-    date = datetime.now(timezone.utc).date().isoformat()
-    spread = [f"| {name} | {min(v):.6g} | {median(v):.6g} | {max(v):.6g} |" for name, v in figures.items()]
-    text = [
-        "# Results", "", f"{date}, {machine}; medians of {rounds} rounds in turns. Reproduce: `python -m benchmarks --peers`.", "",
-        *lines(middle), "", "## Spread", "", "| figure | min | median | max |", "|---|---|---|---|", *spread, "",
-    ]  # fmt: skip
-    results = HERE / "results"
-    results.mkdir(exist_ok=True)
-    (results / "latest.md").write_text("\n".join(text), encoding="utf-8")
-    (results / "latest.json").write_text(json.dumps({"date": date, "machine": machine, "figures": figures}, indent=1), encoding="utf-8")
-    print("\n".join(text))
+def measure(chosen: argparse.Namespace) -> None:
+    """The whole comparison, or that of two revisions."""
+    scale = scale_of(chosen)
+    storages = (*(chosen.storages.split(",") if chosen.storages else STORAGES), OWN)
+    with tempfile.TemporaryDirectory(dir=HERE, ignore_cleanup_errors=True) as place, server_on(Path(place), storages) as (server, reason):
+        disk = Path(place)
+        disk.chmod(0o755)
+        machine = describe(disk, server.version() if server else "")
+        if chosen.compare:
+            with compare.checked_out(chosen.compare) as (tree, revision):
+                old = replace(FLUX, name=compare.name_of(revision), tree=tree)
+                runner = Runner((*FLOORS, old, replace(FLUX, tree=chosen.tree)), scale, disk, server)
+                runner.rounds(storages)
+            compare.write(RESULTS, runner.found, scale, machine, revision)
+            return
+        mine = (replace(side, tree=chosen.tree) for side in (FLUX, FLUX_UVLOOP))
+        subjects = (*FLOORS, *mine, *peers_of(chosen))
+        runner = Runner(subjects, scale, disk, server)
+        if server is None and "postgres" in storages:
+            runner.found.missing["PostgreSQL"] = reason
+        runner.rounds(storages)
+    command = "python -m benchmarks " + " ".join(sys.argv[1:])
+    text = report.markdown(runner.found, scale, subjects, machine, command.strip())
+    report.write(RESULTS, chosen.name, text.replace("latest.png", f"{chosen.name}.png"), report.as_json(runner.found, scale, machine))
+    picture(chosen.name)
+    print(text)
+
+
+def picture(name: str) -> None:
+    """The plot of results that are written already; without matplotlib there is none, and that is said."""
+    try:
+        command = [str(python("plot")), str(HERE / "plot.py"), str(RESULTS / f"{name}.json"), str(RESULTS / f"{name}.png")]
+        subprocess.run(command, check=True)
+    except (Unavailable, subprocess.SubprocessError) as reason:
+        print(f"no plot: {reason}", file=sys.stderr)
 
 
 def main() -> None:
-    """Measure, and write the results."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--peers", action="store_true", help="DBOS too")
-    chosen = parser.parse_args()
-    rounds, scale = (1, 0.2) if chosen.quick else (5, 1.0)
-    peer = prepare_dbos() if chosen.peers else None
-    figures: Figures = {}
-    with tempfile.TemporaryDirectory(dir=HERE) as place:
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", flush=True)
-            one_round(figures, Path(place), scale, peer)
-    write(figures, rounds)
+    """Do what was asked for."""
+    chosen = arguments()
+    if chosen.profile:
+        profiling.show(chosen.storages.split(",") if chosen.storages else ("memory", "sqlite"), chosen.tree, RESULTS)
+    else:
+        measure(chosen)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
