@@ -15,6 +15,7 @@ from flux.errors import StorageMisused, StorageUnavailable
 from flux.storage import Committed, Header, Outbox, Outgoing, RolledBack, StoredRun, Transactional, WorkflowStorage
 from flux_storage import PostgresStorage
 from flux_storage.postgres import link
+from flux_storage.postgres.errors import TROUBLE
 
 from ..postgres import Server, Wire, fresh_schema
 from .ledger_postgres import PostgresLedger
@@ -223,7 +224,7 @@ async def test_a_connection_that_is_lost_in_the_handler(storage: PostgresStorage
     async with storage.transaction() as tx:
         await ledger.note(tx.connection, "a")
         await server.sql("SELECT pg_terminate_backend($1)", tx.connection.get_server_pid())
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises(TROUBLE):
             await ledger.note(tx.connection, "b")
         with pytest.raises(RolledBack):
             await tx.commit(step(header, 1))
