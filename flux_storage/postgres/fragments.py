@@ -22,3 +22,16 @@ _FIELDS = (
     "lane", "parked", "deduplication_key",
 )  # fmt: skip
 HEADER = ", ".join(f"r.{field}" for field in _FIELDS)
+
+# The kinds of runs that can be claimed now or later, each once, of the workflows in the CTE `codes`: a loose scan of the index.
+LEVEL = 'FROM "{s}".runs r WHERE r.workflow = v.workflow AND r.version = v.version AND r.due_at IS NOT NULL'
+LEVELS_OF_CODES = f"""levels AS (
+    SELECT v.place, v.workflow, v.version, l.* FROM codes v CROSS JOIN LATERAL (
+        SELECT r.begun, r.priority, r.unfit, r.misfits {LEVEL} ORDER BY r.begun DESC, r.priority DESC, r.unfit DESC LIMIT 1
+    ) l
+    UNION ALL
+    SELECT v.place, v.workflow, v.version, l.* FROM levels v CROSS JOIN LATERAL (
+        SELECT r.begun, r.priority, r.unfit, r.misfits {LEVEL} AND (r.begun, r.priority, r.unfit) < (v.begun, v.priority, v.unfit)
+        ORDER BY r.begun DESC, r.priority DESC, r.unfit DESC LIMIT 1
+    ) l
+)"""

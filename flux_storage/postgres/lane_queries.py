@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from .fragments import MINUTE, STILL, T
+from .fragments import LEVELS_OF_CODES, MINUTE, STILL, T
 
 # Locks of this transaction: of workflows with limits, and of lanes. Each is taken in the order of its numbers.
 LOCK_NUMBERS = "SELECT pg_advisory_xact_lock(a.number) FROM unnest($1::bigint[]) AS a (number)"
 # Which of these could be had.
 TRY_NUMBERS = "SELECT a.number FROM unnest($1::bigint[]) AS a (number) WHERE pg_try_advisory_xact_lock(a.number)"
 
-_LEVEL = 'FROM "{s}".runs r WHERE r.workflow = v.workflow AND r.version = v.version AND r.due_at IS NOT NULL'
 # The time, and the levels of what could be claimed now or later: a loose scan of the index.
 LEVELS = f"""
 WITH RECURSIVE {T}, codes AS MATERIALIZED (
     SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[]) AS c (place, workflow, version)
-), levels AS (
-    SELECT v.place, v.workflow, v.version, l.* FROM codes v CROSS JOIN LATERAL (
-        SELECT r.begun, r.priority, r.unfit, r.misfits {_LEVEL} ORDER BY r.begun DESC, r.priority DESC, r.unfit DESC LIMIT 1
-    ) l
-    UNION ALL
-    SELECT v.place, v.workflow, v.version, l.* FROM levels v CROSS JOIN LATERAL (
-        SELECT r.begun, r.priority, r.unfit, r.misfits {_LEVEL} AND (r.begun, r.priority, r.unfit) < (v.begun, v.priority, v.unfit)
-        ORDER BY r.begun DESC, r.priority DESC, r.unfit DESC LIMIT 1
-    ) l
-)
+), {LEVELS_OF_CODES}
 SELECT t.now, EXISTS (SELECT FROM "{{s}}".workers w WHERE w.nonce = $5 AND w.state = 0) AS live, v.*
 FROM t LEFT JOIN levels v ON true
 """

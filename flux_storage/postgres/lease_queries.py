@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .fragments import ENDED, MINUTE, NOTIFY, STILL, T
+from .fragments import ENDED, LEVEL, LEVELS_OF_CODES, MINUTE, NOTIFY, STILL, T
 
 SWEEP = 1000  # runs freed of dead workers in one call
 DOUBT = 5_000_000  # microseconds that a worker has left once its session is gone (D14)
@@ -28,8 +28,7 @@ WITH {T} SELECT t.now, {_LIVE} AS live, r.ref, r.status, r.owner, r.mark, o.lock
 FROM t LEFT JOIN "{{s}}".runs r ON r.run_id = $3 LEFT JOIN "{{s}}".workers o ON o.nonce = r.owner
 """
 
-_LEVEL = 'FROM "{s}".runs r WHERE r.workflow = v.workflow AND r.version = v.version AND r.due_at IS NOT NULL'
-_OF_LEVEL = f"{_LEVEL} AND r.begun = v.begun AND r.priority = v.priority AND r.unfit = v.unfit"
+_OF_LEVEL = f"{LEVEL} AND r.begun = v.begun AND r.priority = v.priority AND r.unfit = v.unfit"
 
 # Lease what is most urgent (9). `levels` are the priorities and misfits of all that could be claimed now or later, each pair
 # once (a loose scan of the index): runs that a claimer cannot run cost it one look for all of a level, however many they are.
@@ -40,16 +39,7 @@ WITH RECURSIVE {T}, codes AS MATERIALIZED (
     SELECT * FROM unnest($5::bigint[], $6::text[], $7::text[]) AS c (place, workflow, version)
 ), shapes AS MATERIALIZED (
     SELECT * FROM unnest($8::bigint[], $9::text[]) AS c (place, shape)
-), levels AS (
-    SELECT v.place, v.workflow, v.version, l.* FROM codes v CROSS JOIN LATERAL (
-        SELECT r.begun, r.priority, r.unfit, r.misfits {_LEVEL} ORDER BY r.begun DESC, r.priority DESC, r.unfit DESC LIMIT 1
-    ) l
-    UNION ALL
-    SELECT v.place, v.workflow, v.version, l.* FROM levels v CROSS JOIN LATERAL (
-        SELECT r.begun, r.priority, r.unfit, r.misfits {_LEVEL} AND (r.begun, r.priority, r.unfit) < (v.begun, v.priority, v.unfit)
-        ORDER BY r.begun DESC, r.priority DESC, r.unfit DESC LIMIT 1
-    ) l
-), fitting AS MATERIALIZED (
+), {LEVELS_OF_CODES}, fitting AS MATERIALIZED (
     SELECT * FROM levels v WHERE EXISTS (
         SELECT FROM shapes c WHERE c.place = v.place AND c.shape <> ALL (string_to_array(v.misfits, chr(31)))
     )

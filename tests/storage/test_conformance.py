@@ -34,7 +34,7 @@ ADAPTERS: dict[str, Callable[[Path], Make]] = {
 @pytest.mark.parametrize("name", CHECKS)
 @pytest.mark.parametrize("adapter", ADAPTERS)
 async def test_contract(adapter: str, name: str, tmp_path: Path) -> None:
-    """I42, contract 1 to 19: what holds for one storage holds for all."""
+    """I42, contract 1 to 20, 23 and 24: what holds for one storage holds for all."""
     await run_check(name, ADAPTERS[adapter](tmp_path))
 
 
