@@ -15,17 +15,22 @@ SELECT r.run_id FROM unnest($1::text[]) AS a (run_id) CROSS JOIN LATERAL (
 ) r
 """
 # Keep postings to locked runs in their order, number them and wake those that may go on; an ended run that is held is due as
-# well: its holder may die before it has seen this. A run whose numbers are damaged is passed over (contract 14).
+# well: its holder may die before it has seen this. Of those that a run would take, the first under each signal_id counts. A run
+# whose numbers are damaged is passed over (contract 14).
 DELIVER = f"""
 WITH {T}, sent AS MATERIALIZED (
     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[]) WITH ORDINALITY
         AS p (run_id, kind, name, payload, signal_id, mark, k)
-), kept AS (
-    INSERT INTO "{{s}}".inbox (ref, seq, kind, name, payload, signal_id, at, mark)
-    SELECT r.ref, r.inbox_seq + row_number() OVER (PARTITION BY r.ref ORDER BY p.k), p.kind, p.name, p.payload, p.signal_id, t.now, p.mark
-    FROM sent p JOIN "{{s}}".runs r ON r.run_id = p.run_id CROSS JOIN t
+), welcome AS MATERIALIZED (
+    SELECT r.ref, r.inbox_seq, p.*, row_number() OVER (PARTITION BY r.ref, p.signal_id ORDER BY p.k) AS nth
+    FROM sent p JOIN "{{s}}".runs r ON r.run_id = p.run_id
     WHERE (r.status NOT IN {ENDED} OR p.kind = 'unwind') AND r.inbox_seq BETWEEN 0 AND {_SANE}
         AND NOT EXISTS (SELECT FROM "{{s}}".inbox i WHERE i.ref = r.ref AND i.signal_id = p.signal_id)
+), kept AS (
+    INSERT INTO "{{s}}".inbox (ref, seq, kind, name, payload, signal_id, at, mark)
+    SELECT w.ref, w.inbox_seq + row_number() OVER (PARTITION BY w.ref ORDER BY w.k),
+        w.kind, w.name, w.payload, w.signal_id, t.now, w.mark
+    FROM welcome w CROSS JOIN t WHERE w.signal_id IS NULL OR w.nth = 1
     ON CONFLICT DO NOTHING
     RETURNING ref, seq
 ), rung AS (

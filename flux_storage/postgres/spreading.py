@@ -164,7 +164,7 @@ async def spread(o: Opened, connection: Connection, children: Sequence[NewWritte
         late = ids.intersection([sent.run_id for sent, _ in posts]) - reached
         if late:  # others have made them just now
             reached |= await _lock(o, connection, late)
-    sent = _once([(to, mark) for to, mark in posts if to.run_id in reached])
+    sent = [(to, mark) for to, mark in posts if to.run_id in reached]
     if sent:
         await connection.fetchrow(
             o.sql.deliver, o.earliest(), o.token,
@@ -194,17 +194,3 @@ async def _insert(o: Opened, connection: Connection, new: list[NewWritten]) -> s
     nobody = [None] * len(new)
     rows = await connection.fetch(o.sql.create, *new_columns(o, list(marks), new, nobody, nobody), timeout=ANSWERING)
     return {marks[row[1]] for row in rows if row[1] is not None}
-
-
-def _once(posts: Iterable[Sent]) -> list[Sent]:
-    """The first under each signal_id."""
-    known: set[tuple[str, str]] = set()
-    kept: list[Sent] = []
-    for sent in posts:
-        run_id, signal_id = sent[0].run_id, sent[0].posting.signal_id
-        if signal_id is not None:
-            if (run_id, signal_id) in known:
-                continue
-            known.add((run_id, signal_id))
-        kept.append(sent)
-    return kept

@@ -173,6 +173,14 @@ async def a_known_signal_id_in_a_commit_is_without_effect(b: Bench) -> None:
 
 
 @CHECKS
+async def a_dropped_posting_does_not_use_up_its_signal_id(b: Bench) -> None:
+    """Contract 7, 16: of one commit to a run that has ended, only what the run accepts counts."""
+    await b.ended("e")
+    await b.commit(await b.held("r"), posts=(sent("e", signal_id="u"), sent("e", "unwind", "u"), sent("e", "unwind", "u")))
+    equal((await b.load("e")).postings, [Posting(1, "unwind", "go", "null", "u", b.now)])
+
+
+@CHECKS
 async def children_are_made_before_posts_are_sent(b: Bench) -> None:
     """Contract 16: a child may be posted to by the commit that makes it."""
     await b.commit(await b.held("r"), children=(new_run("c", b.now, delay=LEASE),), posts=(sent("c"),))
