@@ -85,10 +85,19 @@ async def count(ctx: Context) -> int:
 
 async def take_a_moment(ctx: Context) -> str:
     effect(ctx)
-    passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(0.01, passed.set_result, None)
-    await passed
+    await pass_time(0.01)
     return "done"
+
+
+async def pass_time(seconds: float) -> None:
+    passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(seconds, _pass, passed)
+    await passed
+
+
+def _pass(passed: asyncio.Future[None]) -> None:
+    if not passed.done():  # the attempt may have been cut just now
+        passed.set_result(None)
 
 
 async def fail_sometimes(ctx: Context) -> None:
@@ -194,9 +203,7 @@ for _name in ("one", "two", "three"):
 
 async def take_longer(ctx: Context) -> str:
     effect(ctx)
-    passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(0.1, passed.set_result, None)
-    await passed
+    await pass_time(0.1)
     return ctx.path
 
 
