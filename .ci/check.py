@@ -17,10 +17,17 @@ ENVIRONMENT = ROOT / ".venv"
 BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
 
 
+LONGEST = 45 * 60  # seconds for one command: what takes longer hangs
+
+
 def call(*words: str) -> int:
     """Run a command in the project's environment, showing it."""
     print("$", *words, flush=True)
-    return subprocess.run([str(BIN / words[0]), *words[1:]], cwd=ROOT, check=False).returncode
+    try:
+        return subprocess.run([str(BIN / words[0]), *words[1:]], cwd=ROOT, check=False, timeout=LONGEST).returncode
+    except subprocess.TimeoutExpired:
+        print(f"ended after {LONGEST} s", flush=True)
+        return 1
 
 
 def prepare() -> None:
