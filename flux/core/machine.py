@@ -103,8 +103,6 @@ def create(plan: Plan, created: RunCreated, moment: Moment, inherited: Sequence[
 def decide(state: RunState, commands: tuple[Command, ...], moment: Moment) -> Decision:
     """The records that follow from these commands, in order. A command that has nothing to say in this state adds nothing."""
     draft = Decision(state, moment)
-    if len(commands) == 1 and _step_on(draft, commands[0]):
-        return draft
     for command in commands:
         if TABLE[state.status][type(command)]:
             _DECIDE[type(command)](draft, command)
@@ -113,40 +111,6 @@ def decide(state: RunState, commands: tuple[Command, ...], moment: Moment) -> De
         state.log.append((state, "updated_at", state.updated_at))
         state.updated_at = moment.now
     return draft
-
-
-def _step_on(draft: Decision, command: Command) -> bool:
-    """The common case: a top-level step returned, nothing else is going on, and it was the last, or the next is a plain step
-    without a condition.
-
-    Decides exactly what the general way would; whether it applied.
-    """
-    state = draft.state
-    if type(command) is not Returned or state.due or state.blocked or state.unwinding or state.cancel or state.failing or state.again:
-        return False
-    if draft.moment.halt or state.children or _overdue(draft):
-        return False
-    st = state.calls.get(command.path)
-    if st is None or st.attempt != command.attempt or not st.node.plain:
-        return False
-    frame = state.frames[""]
-    if frame.steps.needs is not None:
-        return False
-    nodes = frame.steps.nodes
-    index = st.node.index + 1
-    completed = StepCompleted(command.path, command.attempt, command.result, command.changes)
-    following: Node | None = None
-    if index < len(nodes):
-        following = nodes[index]
-        if not following.called or following.when is not None:
-            return False
-        draft.records = [completed, StepStarted(following.name, 1)]
-    else:
-        draft.records = [completed, RunCompleted()]
-    state.log.append((state, "updated_at", state.updated_at))
-    state.updated_at = draft.now
-    state.step_on(st, frame, following, command.result, command.changes, draft.now)
-    return True
 
 
 # --- one small function a command

@@ -35,6 +35,7 @@ class Node:
         "called",
         "compensate_when",
         "extra",
+        "following",
         "handler",
         "index",
         "kind",
@@ -48,6 +49,7 @@ class Node:
         "retry",
         "sheltered",
         "step",
+        "straight",
         "timeout",
         "transactional",
         "undo",
@@ -81,6 +83,8 @@ class Node:
         self.undo = self._make_undo(step.compensate, defaults) if undoes else None
         self.probe = None if step.probe is None else self._make_probe(step.probe, defaults)
         self.plain = not step.pivot  # its end concerns nothing but the top sequence
+        self.following: Node | None = None  # in the workflow's own sequence
+        self.straight = False  # what follows once it has returned depends on nothing else in its run's code (stride.py)
 
     @staticmethod
     def _timeout(step: Step, defaults: Defaults) -> int | None:
@@ -131,6 +135,13 @@ class Sequence:
         self.single = body.single
         graph = any(step.after is not None for step in body.steps)
         self.needs = {node.name: frozenset(node.step.after or ()) for node in self.nodes} if graph else None
+        if not (graph or inside):
+            self._straighten()
+
+    def _straighten(self) -> None:
+        for node, following in zip(self.nodes, (*self.nodes[1:], None), strict=False):
+            node.following = following
+            node.straight = node.plain and node.called and (following is None or (following.called and following.when is None))
 
     def path_of(self, key: str, node: Node) -> str:
         """The path of this node where the body has this key: what was made from one handler has the key for its path."""

@@ -20,7 +20,6 @@ from .workflow import Kind
 
 ABSENT: Any = object()
 RAN: Any = object()  # in the log: the step was running before
-STEPPED: Any = object()  # in the log: one step completed and the next was started, in one go
 
 
 _LASTING = frozenset({"plan", "log", "position", "inbox", "inbox_seq", "misfits", "created_at", "updated_at"})
@@ -376,52 +375,12 @@ class RunState:
                     _reinsert(target, key, old)
             elif key is None:
                 target.restore(old)
-            elif key is STEPPED:
-                self._step_back(*old)
             elif key is RAN:
                 target.status = StepStatus.RUNNING
                 target.result = target.changes = target.ended_at = None
                 target.failure, target.lost, target.guilty = old
             else:
                 setattr(target, key, old)
-
-    def step_on(self, st: StepState, frame: Frame, following: Node | None, result: str, changes: Changes | None, at: int) -> None:
-        """The same as `evolve` with this step's StepCompleted and the following one's StepStarted (or, without one, RunCompleted), in a
-        top-level sequence: what most commits say, without the ceremony. The laws in the tests hold it against `evolve`."""
-        self.log.append((self, STEPPED, (st, frame, st.failure, st.lost, st.guilty, following)))
-        if changes:
-            self.change(changes)
-            st.changes = changes
-        st.status = StepStatus.COMPLETED
-        st.result = result
-        st.failure = None
-        st.lost = st.guilty = 0
-        st.ended_at = at
-        calls = self.calls
-        del calls[st.path]
-        frame.cursor = st.node.index + 1
-        if following is None:
-            self.ended = RunStatus.COMPLETED
-            self.ended_at = at
-            return
-        name = following.name
-        started = self.steps[name] = StepState(name, following)
-        started.status = StepStatus.RUNNING
-        started.attempt = 1
-        started.started_at = at
-        calls[name] = started
-
-    def _step_back(self, st: StepState, frame: Frame, failure: Failure | None, lost: int, guilty: int, following: Node | None) -> None:
-        if following is None:
-            self.ended = self.ended_at = None
-        else:
-            del self.calls[following.name]
-            del self.steps[following.name]
-        frame.cursor = st.node.index
-        st.status = StepStatus.RUNNING
-        st.result = st.changes = st.ended_at = None
-        st.failure, st.lost, st.guilty = failure, lost, guilty
-        self.calls[st.path] = st
 
     def facts(self) -> tuple[Any, ...]:
         """Everything that the journal determines, comparable: two folds of one journal have equal facts (I8)."""

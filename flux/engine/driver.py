@@ -15,9 +15,11 @@ from ..core.commands import Advance, Arrived, Block, Command, Continued, CutCaus
 from ..core.decision import Decision, Moment
 from ..core.machine import decide
 from ..core.plan import UNDO, Node, base_path
-from ..core.records import Record, RunBlocked, StepFailed
+from ..core.records import Record, RunBlocked, RunCompleted, StepFailed
 from ..core.retry import SUSPECT
 from ..core.state import RunState, StepState
+from ..core.status import RunStatus
+from ..core.stride import stride, take
 from ..errors import FluxError, LeaseLost, RunNotFound, StorageUnavailable
 from ..storage import Commit, Committed, NewRun, RolledBack, Transaction, Transactional
 from .attempt import Attempt, Entered, Stuck, is_async, returned
@@ -217,8 +219,12 @@ class Driver:
                 if st.node.transactional:
                     await self._in_transaction(st)
                     continue
-                command = self._enter(st)
-                await self._advance(await self._follow(command) if isinstance(command, Entered) else (command,))
+                entered = self._enter(st)
+                outcome = await self._follow(entered) if isinstance(entered, Entered) else (entered,)
+                if type(outcome[0]) is Returned:
+                    await self._stride(outcome[0])
+                else:
+                    await self._advance(outcome)
             elif not await self._wait():
                 return
 
@@ -467,16 +473,56 @@ class Driver:
 
     # --- one step forward
 
+    async def _stride(self, done: Returned) -> None:
+        """Decide what follows from this and commit it: in the common case without the ceremony, and applied once it is committed."""
+        host, state = self.host, self.state
+        now = host.now()
+        records = None
+        if not (host.draining or host.isolation.active or self.migrating or self._tended):
+            records = stride(state, done, now)
+        ends = records is not None and type(records[1]) is RunCompleted
+        if records is None or (ends and state.parent):
+            await self._advance((done,))
+            return
+        self._woken = False
+        commit = Commit(
+            self.run_id, self.ref, self.lease.nonce, self.epoch, state.position, state.inbox_seq, now, records,
+            RunStatus.COMPLETED if ends else RunStatus.RUNNING, None if ends else 0, (), "", (), ends, state.misfits, lane=self.lane,
+        )  # fmt: skip
+        write = host.storage.commit
+        try:
+            reply = await write(commit)
+        except StorageUnavailable as error:
+            reply = await self._commit_again(write, commit, error)
+        if not host.one_clock:
+            host.saw(reply.now)
+        if reply.postings:
+            await self._advance((done,), arrived=reply.postings)
+            return
+        take(state, done, now)
+        state.position += 1
+        if ends:
+            self.held = False
+        if host.isolation.active:
+            self._after_alone()
+        if host.hooks is not None:
+            host.hooks.publish(self.bound.key, self.run_id, records, now)
+
     async def _advance(
-        self, commands: tuple[Command, ...], *, sync: bool = False, within: Transaction | None = None, path: str = ""
+        self,
+        commands: tuple[Command, ...],
+        *,
+        sync: bool = False,
+        within: Transaction | None = None,
+        path: str = "",
+        arrived: tuple[Posting, ...] = (),
     ) -> bool:
-        """Decide what follows from these commands and commit it. With `sync`, ask the storage even when nothing follows. `within` this
-        transaction: unless the step at `path` fails by what it did, and then nothing is done; whether it was."""
+        """Decide what follows from these commands and what has `arrived`, and commit it. With `sync`, ask the storage even when nothing
+        follows. `within` this transaction: unless the step at `path` fails by what it did, and then nothing is done; whether it was."""
         host = self.host
         state = self.state
         moment = self._moment
         self._woken = False
-        arrived: tuple[Posting, ...] = ()
         while True:
             now = moment.now = host.now()
             moment.halt = host.draining

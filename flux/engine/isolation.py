@@ -21,18 +21,15 @@ LATER = 30_000_000  # microseconds until a suspect that found no quiet worker tr
 class Isolation:
     """At most one suspect at a time runs in an engine; while it begins, no other attempt does."""
 
-    __slots__ = ("_holder", "_host", "_open", "_timer")
+    __slots__ = ("_holder", "_host", "_open", "_timer", "active")
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._holder: Driver | None = None
+        self.active = False
+        """Whether a suspect runs here, or wants to. An attribute: it is asked at every step."""
         self._open = True
         self._timer: Timer | None = None
-
-    @property
-    def active(self) -> bool:
-        """Whether a suspect runs here, or wants to."""
-        return self._holder is not None
 
     @property
     def closed(self) -> bool:
@@ -52,6 +49,7 @@ class Isolation:
         if self._holder not in (None, driver):
             return False
         self._holder = driver
+        self.active = True
         self._open = False
         return True
 
@@ -73,6 +71,7 @@ class Isolation:
         """The driver's suspect has an outcome, or gave up waiting."""
         if self._holder is driver:
             self._holder = None
+            self.active = False
             self.open()
 
     def open(self) -> None:

@@ -22,13 +22,22 @@ from flux.core.machine import Moment, decide
 from flux.core.records import AttemptCut, StepStarted
 from flux.core.retry import SECOND
 from flux.core.status import TERMINAL
+from flux.core.workflow import Body, Definition
 
 from .model import check_all, end, history
 from .strategies import cases
 from .test_machine import Talk
-from .world import T0, Answer, Case, Fault, World, freeze, handler, read_cancel, step
+from .world import T0, Answer, Case, Fault, World, commit, freeze, handler, read_cancel, step
 
 MANY = settings(max_examples=max(250, settings().max_examples))  # a case is cheap, and what matters in it is seldom
+
+
+def test_a_plain_sequence_goes_on_in_strides() -> None:
+    """S3.3: what most commits say is decided in one go, which the laws below hold to be what `decide` says."""
+    steps = (step("a"), step("b", compensate=handler), commit("c"), step("d", when=Answer(True)), step("e"))
+    plain = Definition("plain", body=Body(steps))
+    world = World(Case(plain)).run()
+    assert world.state.status == "completed" and world.strides == 4  # not from c to d, whose condition is asked
 
 
 @MANY
