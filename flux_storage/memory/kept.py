@@ -9,7 +9,7 @@ from flux.core.commands import Posting
 from flux.core.status import TERMINAL
 from flux.errors import UnreadableRun
 from flux.journal import decode_row, encode_row
-from flux.storage import Commit, Header, NewRun, Query, Row, StoredRun
+from flux.storage import Commit, Header, Query, Row, StoredRun
 
 TextRow = tuple[int, int, str, str]  # epoch, at, control, payload; nothing that the garbage collector would visit for ever
 
@@ -38,15 +38,6 @@ class KeptRun:
     def ended(self) -> bool:
         """Whether the run has ended."""
         return self.header.status in TERMINAL
-
-
-def new_header(run: NewRun, ref: int, now: int, owner: str | None, key: str | None) -> Header:
-    """The head of a run that is being made."""
-    wake_at = (run.wake_at or now) if owner is not None else now + run.delay
-    return Header(
-        run.run_id, ref, run.workflow, run.version, run.shape, run.status, run.priority, run.at, run.at, None,
-        wake_at, owner, 0 if owner is None else 1, 1, 0, run.input_digest, key, run.waiting, parent=run.parent, lane=run.lane,
-    )  # fmt: skip
 
 
 def page_of(runs: Iterable[KeptRun], query: Query) -> list[Header]:

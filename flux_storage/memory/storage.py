@@ -34,11 +34,12 @@ from flux.storage import (
     StoredRun,
 )
 
+from ..heads import new_head
 from ..queueing import Claiming, slot_of, wanted_of
 from .changes import Changes
 from .claiming import Look
 from .due import DueQueue
-from .kept import KeptRun, KeptWorker, copy_of, has_written, new_header, page_of, rows_of
+from .kept import KeptRun, KeptWorker, copy_of, has_written, page_of, rows_of
 from .lanes import Lanes
 from .schedules import Schedules
 
@@ -121,7 +122,8 @@ class MemoryStorage:
 
     def _make(self, run: NewRun, texts: _Texts, now: int, owner: str | None = None, key: str | None = None) -> KeptRun:
         self._refs += 1
-        header = new_header(run, self._refs, now, owner, key)
+        wake_at = now + run.delay if owner is None else run.wake_at or now
+        header = new_head(run, self._refs, wake_at, owner, key)
         stored = self._runs[run.run_id] = KeptRun(header, [(header.epoch, run.at, *texts)])
         if key is not None:
             self._keys[run.workflow, key] = run.run_id

@@ -26,9 +26,10 @@ class Opened:
     """What a `SQLiteStorage` has between entering and leaving. `path` None: a database in memory, which nobody shares."""
 
     def __init__(self, path: str | None, clock: Clock) -> None:
+        folder = None if path is None else Path(f"{Path(path).resolve()}-workers")
         self.reader = None if path is None else Reader(path)
-        self.changes = Changes(path)
-        self.locks = WorkerLocks(None if path is None else Path(f"{Path(path).resolve()}-workers"))
+        self.changes = Changes(path, folder)
+        self.locks = WorkerLocks(folder)
         self.leases = Leases(self.locks)
         self._path = path
         self._clock = clock

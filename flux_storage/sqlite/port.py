@@ -86,15 +86,13 @@ class Port:
     def submit(self, work: Callable[[Transaction], T], *, small: bool = False) -> asyncio.Future[T]:
         """Send an operation on its way. A caller that stops waiting does not stop it (contract 15).
 
-        A `small` one that is alone may be done at once; its caller still waits for the loop's next turn, so that others have theirs.
+        A `small` one that is alone may be done at once; what comes after it in this turn of the loop gathers, and others have a turn.
         """
         future: asyncio.Future[Any] = self.loop.create_future()
-        operation = Operation(work, future)
+        operation = Operation(work, future, small)
         if self._away is None and not self._leaving:
             alone = self._alone and not self._pressed
-            if alone and small and self._writer.here(operation):
-                self._leaving = True  # what comes in this turn gathers
-                self.loop.call_soon(self._done_here, operation)
+            if alone and self._do_here(operation):
                 return future
             self.pending.append(operation)
             if alone:
@@ -106,10 +104,20 @@ class Port:
             self.pending.append(operation)
         return future
 
-    def _done_here(self, operation: Operation) -> None:
-        self._leaving = False
+    def _do_here(self, operation: Operation) -> bool:
+        if not operation.small or not self._writer.here(operation):
+            return False
+        self._leaving = True
+        self.loop.call_soon(self._turn)
         operation.settle()
-        if self.pending:
+        return True
+
+    def _turn(self) -> None:
+        """Others have had their turn since an operation was done here: what has gathered goes."""
+        self._leaving = False
+        if len(self.pending) == 1 and self._do_here(self.pending[0]):
+            self.pending.clear()
+        elif self.pending:
             self._leave()
 
     def invite(self, serve: Callable[[Writer], None]) -> None:

@@ -89,10 +89,11 @@ APPEND = "INSERT INTO flux_journal (ref, position, epoch, at, format, control, p
 
 _HELD = "ref = ? AND run_id = ? AND owner = ? AND epoch = ? AND position = ? AND inbox_seq = ?"
 
-# A step of a run that stays as it is in every indexed column: no index is touched.
+# A step of a run that goes on: no page of an index is written, for of what changes only `wake_at` stands in any, and only while nobody
+# holds the run.
 STEP = f"""
-UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq
-WHERE {_HELD} AND status = ? AND wake_at IS ? AND waiting = ? AND blocked = ? AND misfits = ?
+UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq, wake_at = ?
+WHERE {_HELD} AND status = ? AND waiting = ? AND blocked = ? AND misfits = ?
 """
 # Any other step. Where it ends the run, a commit with a row says when; where it moves the run, to which code; where it begins the
 # journal anew, with which row.

@@ -10,25 +10,17 @@ from flux.core.commands import Posting
 from flux.core.status import RunStatus
 from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFound
 from flux.journal import FORMAT
-from flux.storage import Commit, Committed, NewPosting, NewRun, Outgoing
+from flux.storage import Commit, Committed, Created, NewPosting, NewRun, Outgoing
 
+from ..heads import new_head
 from . import queries
 from .claiming import count_start, is_behind, let_in_all
 from .leases import ENDED, Leases, Raw, demand_live, is_live, prolong
-from .rows import pack_names, pack_shapes, posting_of
+from .rows import header_of, pack_names, pack_shapes, posting_of
 from .writer import Transaction
 
 Texts = tuple[str, str]  # control and payload of a row
 Child = tuple[NewRun, Texts]
-
-
-@dataclass(slots=True)
-class RawCreated:
-    """The head as a row, to be read in the caller's thread."""
-
-    header: Any
-    fresh: bool
-    now: int
 
 
 @dataclass(slots=True)
@@ -42,7 +34,7 @@ class RawPosted:
     run: Raw | None
 
 
-def create(tx: Transaction, run: NewRun, texts: Texts) -> RawCreated:
+def create(tx: Transaction, run: NewRun, texts: Texts) -> Created:
     """Make a run once (contract 2)."""
     existing = None
     if run.idempotency_key is not None:
@@ -53,7 +45,7 @@ def create(tx: Transaction, run: NewRun, texts: Texts) -> RawCreated:
     if existing is None and once is not None:
         existing = tx.row(queries.HEADER_ONCE, (run.workflow, once))
     if existing is not None:
-        return RawCreated(existing, False, tx.now)
+        return Created(header_of(existing), False, tx.now)
     if run.owner is None:
         wake_at, epoch = tx.now + run.delay, 0
         tx.notify = True
@@ -62,8 +54,8 @@ def create(tx: Transaction, run: NewRun, texts: Texts) -> RawCreated:
         wake_at, epoch = run.wake_at or tx.now, 1
         if run.rate is not None:
             count_start(tx, run.workflow, 1, run.rate)
-    _insert(tx, run, texts, wake_at, epoch, run.owner, run.idempotency_key, once)
-    return RawCreated(tx.row(queries.HEADER, (run.run_id,)), True, tx.now)
+    ref, parked = _insert(tx, run, texts, wake_at, epoch, run.owner, run.idempotency_key, once)
+    return Created(new_head(run, ref, wake_at, run.owner, run.idempotency_key, once, parked=parked), True, tx.now)
 
 
 def _insert(
@@ -75,7 +67,8 @@ def _insert(
     owner: str | None = None,
     key: str | None = None,
     once: str | None = None,
-) -> None:
+) -> tuple[int, bool]:
+    """Its ref, and whether it is parked."""
     parked = run.lane != "" and owner is None and not run.delay and is_behind(tx, run.workflow, run.version, run.lane, run.priority)
     tx.cursor.execute(
         queries.CREATE,
@@ -84,7 +77,10 @@ def _insert(
             owner, epoch, run.input_digest, key, pack_names(run.waiting), run.parent, run.lane, parked, once,
         ),
     )  # fmt: skip
-    tx.cursor.execute(queries.APPEND, (tx.cursor.lastrowid, 1, epoch, run.at, FORMAT, *texts))
+    ref = tx.cursor.lastrowid
+    assert ref is not None, "a row was inserted"
+    tx.cursor.execute(queries.APPEND, (ref, 1, epoch, run.at, FORMAT, *texts))
+    return ref, parked
 
 
 def commit(tx: Transaction, commit: Commit, texts: Texts, children: Iterable[Child] = ()) -> Committed:
@@ -132,12 +128,13 @@ def _update(tx: Transaction, commit: Commit) -> bool:
     moved = (commit.position + 1, commit.at) if commit.records else (commit.position, None)
     seen = (commit.ref, commit.run_id, commit.owner, commit.epoch, commit.position, commit.inbox_seq)
     wake_at = tx.now if commit.wake_at == 0 else commit.wake_at
-    stand = (commit.status.value, wake_at, pack_names(commit.waiting), commit.blocked, pack_shapes(commit.misfits))
+    status, waiting, misfits = commit.status.value, pack_names(commit.waiting), pack_shapes(commit.misfits)
     cursor = tx.cursor
     ended = commit.ended
     stays = not (commit.release or ended or commit.version or commit.fresh)
-    if stays and cursor.execute(queries.STEP, (*moved, *seen, *stand)).rowcount == 1:
+    if stays and cursor.execute(queries.STEP, (*moved, wake_at, *seen, status, waiting, commit.blocked, misfits)).rowcount == 1:
         return True
+    stand = (status, wake_at, waiting, commit.blocked, misfits)
     code = (commit.version, commit.shape) if commit.version else (None, None)
     base = moved[0] if commit.fresh and commit.records else None
     change = (*moved, *stand, ended, moved[1], commit.at, commit.release, *code, base, ended)

@@ -6,7 +6,8 @@ writes   the other verbs                   port.py: from the event loop to the w
                                            writer.py: one thread, group commit
                                            runs.py, leases.py, schedules.py, forgetting.py: what happens inside the transaction
          transactions.py: a handler's        within.py: inside an application's own
-beside   changes.py: what `changed` waits for; ../liveness.py: whose process is still there
+beside   changes.py: what `changed` waits for; bell.py: how processes wake one another;
+         ../liveness.py: whose process is still there
          schema.py, schema.sql, schema_2.sql, queries.py: the tables, and every SQL text
 """
 
@@ -175,8 +176,7 @@ class SQLiteStorage:
 
     async def create(self, run: NewRun) -> Created:
         """Make a run, or find the one that is there. Raises LeaseLost when `owner` is not live."""
-        raw = await self._write(partial(runs.create, run=run, texts=encode_row(run.records)), small=True)
-        return Created(header_of(raw.header), raw.fresh, raw.now)
+        return await self._write(partial(runs.create, run=run, texts=encode_row(run.records)), small=True)
 
     async def commit(self, commit: Commit) -> Committed:
         """One step forward of a run. Raises LeaseLost, RunNotFound."""
@@ -254,7 +254,8 @@ class SQLiteStorage:
 
     def within(self, connection: sqlite3.Connection) -> Within:
         """Runs and postings inside a transaction of the caller's own on this file (contract 22)."""
-        return Within(connection, self.path, self._tell, self._parts().leases)
+        parts = self._parts()
+        return Within(connection, self.path, self._tell, parts.leases, parts.changes.announce)
 
     # --- leases
 

@@ -21,18 +21,19 @@ from .writer import Transaction
 class Within:
     """See `flux.storage.Within`: for a `sqlite3.Connection`, used in the thread that the connection belongs to."""
 
-    def __init__(self, connection: Any, path: str, now: Callable[[], int], leases: Leases) -> None:
+    def __init__(self, connection: Any, path: str, now: Callable[[], int], leases: Leases, announce: Callable[[], None]) -> None:
         self._connection = connection
         self._path = path
         self._now = now
         self._leases = leases
+        self._announce = announce
 
     async def create(self, run: NewRun) -> Created:
         """Make a run, or find the one that is there."""
         tx = self._begin()
-        raw = runs.create(tx, replace(run, owner=None), encode_row(run.records))
+        created = runs.create(tx, replace(run, owner=None), encode_row(run.records))
         self._tell(tx)
-        return Created(header_of(raw.header), raw.fresh, raw.now)
+        return created
 
     async def post(self, run_id: str, posting: NewPosting, *, workflow: str | None = None) -> Posted:
         """Accept a signal or a cancel. Raises RunNotFound, RunFinished, InboxFull."""
@@ -56,7 +57,7 @@ class Within:
         cursor.row_factory = None
         return Transaction(cursor, self._now())
 
-    @staticmethod
-    def _tell(tx: Transaction) -> None:
+    def _tell(self, tx: Transaction) -> None:
         if tx.notify:
             tx.cursor.execute(queries.SET_CHANGES, (tx.row(queries.CHANGES)[0] + 1,))
+            self._announce()

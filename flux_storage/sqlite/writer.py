@@ -63,13 +63,14 @@ class Transaction:
 
 
 class Operation:
-    """One verb on its way: the work, and what became of it."""
+    """One verb on its way: the work, and what became of it. A `small` one may be done in its caller's thread."""
 
-    __slots__ = ("error", "future", "value", "work")
+    __slots__ = ("error", "future", "small", "value", "work")
 
-    def __init__(self, work: Callable[[Transaction], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, work: Callable[[Transaction], Any], future: asyncio.Future[Any], small: bool = False) -> None:
         self.work = work
         self.future = future
+        self.small = small
         self.value: Any = None
         self.error: Exception | None = None
 
@@ -174,7 +175,6 @@ class Writer:
         try:
             self._connection = open_connection(self._path, self._synchronous, self._patience)
             self._cursor = self._connection.cursor()
-            self._changed(self._cursor.execute(queries.CHANGES).fetchone()[0])
         except Exception as error:
             self._opened(translate(error, self._path))
             return
