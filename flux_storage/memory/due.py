@@ -18,8 +18,8 @@ _Level = tuple[bool, int, tuple[str, ...]]  # whether it has begun, its priority
 class DueQueue:
     """(workflow, version) -> level -> heap of (wake_at, run id, ref).
 
-    An entry whose run has an owner by now, is parked, or has another wake-up time, version or misfits, is stale and dropped when it
-    comes up.
+    An entry whose run has an owner by now, is parked, has begun since, or has another wake-up time, version or misfits, is stale and
+    dropped when it comes up.
     """
 
     def __init__(self, runs: Mapping[str, KeptRun]) -> None:
@@ -63,7 +63,8 @@ class DueQueue:
             stored = self._runs.get(run_id)
             if stored is not None:
                 header = stored.header
-                here = header.wake_at == wake_at and header.version == level.version and header.misfits == level.misfits
+                stands = (header.wake_at, header.version, header.misfits, header.epoch > 0)
+                here = stands == (wake_at, level.version, level.misfits, level.begun)
                 if here and header.ref == ref and header.owner is None and not header.parked:
                     return stored
             heappop(heap)

@@ -371,6 +371,19 @@ async def a_rate_is_about_the_first_time_alone(b: Bench) -> None:
 
 
 @CHECKS
+async def what_somebody_has_held_takes_no_place_in_the_rate(b: Bench) -> None:
+    """Contract 23: nor where it is due again at the instant at which it was due first."""
+    await b.worker("w")
+    rate = Limit("flow", rate=(1, 10 * SECOND))
+    await b.create("first")
+    await b.storage.take("first", "w")
+    await _release(b, "first", status=RunStatus.SUSPENDED, wake_at=b.now)
+    equal(await _claimed(b, "w", rate, limit=1), ["first"])
+    await b.create("second")
+    equal(await _claimed(b, "w", rate), ["second"])
+
+
+@CHECKS
 async def what_begins_in_a_call_counts_for_the_rate(b: Bench) -> None:
     """Contract 23: a run that is made with an owner and a rate is not held up, and takes a place."""
     await b.worker("w")
