@@ -55,6 +55,7 @@ class Leases:
         tx.cursor.execute(queries.FORGET_WORKERS, (tx.now - REMEMBERED,))
         tx.cursor.execute(queries.REGISTER, (worker, tx.now + lease, lease, name))
         tx.workers.pop(worker, None)
+        tx.looked.pop(worker, None)
         return any(self._is_elsewhere(tx, *row) for row in tx.cursor.execute(queries.WORKERS).fetchall())
 
     def _is_elsewhere(self, tx: Transaction, _: str, expires_at: int, lock: str | None, state: int) -> bool:
@@ -181,6 +182,11 @@ def is_live(tx: Transaction, worker: str) -> bool:
     return _look(tx, worker) is not None
 
 
+def needs_no_look(tx: Transaction, worker: str) -> bool:
+    """Whether it was looked at so lately that its lease need not be prolonged yet; not whether it lives still."""
+    return tx.now < tx.looked.get(worker, 0)
+
+
 def prolong(tx: Transaction, worker: str) -> None:
     """A commit shows that its worker lives: its lease begins anew when a third of it has passed (D15)."""
     known = tx.workers[worker]
@@ -188,8 +194,10 @@ def prolong(tx: Transaction, worker: str) -> None:
         return
     expires_at, lease = known
     if expires_at - tx.now < lease - lease // 3:
-        tx.cursor.execute(queries.EXTEND, (tx.now + lease, lease, worker))
-        tx.workers[worker] = (tx.now + lease, lease)
+        expires_at = tx.now + lease
+        tx.cursor.execute(queries.EXTEND, (expires_at, lease, worker))
+        tx.workers[worker] = (expires_at, lease)
+    tx.looked[worker] = expires_at - (lease - lease // 3)
 
 
 def _look(tx: Transaction, worker: str) -> tuple[int, int] | None:

@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, TypeVar
 
 from flux.clock import Clock, Jumping
 from flux.errors import StorageMisused
 
-from .writer import BATCH, WAITING, Guest, Operation, Transaction, Writer
+from .writer import BATCH, SWIFT, WAITING, Guest, Operation, Transaction, Writer
 
 T = TypeVar("T")
 
@@ -68,7 +69,10 @@ class Load:
 class Port:
     """One event loop's way to the writer. Used in that loop's thread only."""
 
-    __slots__ = ("_alone", "_away", "_clock", "_guests", "_leaving", "_load", "_pressed", "_watching", "_writer", "loop", "pending")
+    __slots__ = (
+        "_alone", "_away", "_clock", "_goes_on", "_guests", "_leaving", "_load", "_pressed", "_until", "_watching", "_writer", "loop",
+        "pending",
+    )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writer: Writer, clock: Clock) -> None:
         self.loop = loop
@@ -78,45 +82,53 @@ class Port:
         self._away: _Batch | None = None
         self._guests = 0  # who have the writer to themselves, or wait for it
         self._leaving = False
+        self._goes_on = ""  # the run that had an operation done here in this turn of the loop, and how long it may have more
+        self._until = 0.0
         self._alone = True  # the last batch was one operation: the next need not wait for the turn to end
         self._watching: asyncio.TimerHandle | None = None
         self._pressed = False  # the loop is busy and the last batch had to be waited for
         self._load = Load()
 
-    def submit(self, work: Callable[[Transaction], T], *, small: bool = False) -> asyncio.Future[T]:
-        """Send an operation on its way. A caller that stops waiting does not stop it (contract 15).
+    def at_once(self, work: Callable[[Transaction], T], run_id: str) -> Operation | None:
+        """Do a small operation here and now, if nothing else goes on and the disk is quick: None where it must be submitted.
 
-        A `small` one that is alone may be done at once; what comes after it in this turn of the loop gathers, and others have a turn.
+        What comes after it in this turn of the loop gathers, so that others have theirs; but the same run may go on for a moment.
         """
+        if self._away is not None or not self._alone or self._pressed:
+            return None
+        if self._leaving and (run_id != self._goes_on or perf_counter() + self._writer.cost > self._until):
+            return None
+        operation = Operation(work)
+        if not self._writer.here(operation):
+            return None
+        if not self._leaving:
+            self._begin_turn(run_id)
+        return operation
+
+    def submit(self, work: Callable[[Transaction], T], *, small: bool = False) -> asyncio.Future[T]:
+        """Send an operation on its way. A caller that stops waiting does not stop it (contract 15). A `small` one may be done here."""
         future: asyncio.Future[Any] = self.loop.create_future()
-        operation = Operation(work, future, small)
+        self.pending.append(Operation(work, future, small))
         if self._away is None and not self._leaving:
-            alone = self._alone and not self._pressed
-            if alone and self._do_here(operation):
-                return future
-            self.pending.append(operation)
-            if alone:
+            if self._alone and not self._pressed:
                 self._leave()
             else:
                 self._leaving = True
                 self.loop.call_soon(self._leave)
-        else:
-            self.pending.append(operation)
         return future
 
-    def _do_here(self, operation: Operation) -> bool:
-        if not operation.small or not self._writer.here(operation):
-            return False
+    def _begin_turn(self, run_id: str) -> None:
         self._leaving = True
+        self._goes_on = run_id
+        self._until = perf_counter() + SWIFT
         self.loop.call_soon(self._turn)
-        operation.settle()
-        return True
 
     def _turn(self) -> None:
         """Others have had their turn since an operation was done here: what has gathered goes."""
         self._leaving = False
-        if len(self.pending) == 1 and self._do_here(self.pending[0]):
-            self.pending.clear()
+        if len(self.pending) == 1 and self.pending[0].small and self._writer.here(self.pending[0]):
+            self.pending.pop().settle()
+            self._begin_turn("")
         elif self.pending:
             self._leave()
 

@@ -94,6 +94,7 @@ _HELD = "ref = ? AND run_id = ? AND owner = ? AND epoch = ? AND position = ? AND
 STEP = f"""
 UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq, wake_at = ?
 WHERE {_HELD} AND status = ? AND waiting = ? AND blocked = ? AND misfits = ?
+    AND EXISTS (SELECT 1 FROM flux_workers w WHERE w.nonce = owner AND w.state = 0)
 """
 # Any other step. Where it ends the run, a commit with a row says when; where it moves the run, to which code; where it begins the
 # journal anew, with which row.

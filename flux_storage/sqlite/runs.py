@@ -15,7 +15,7 @@ from flux.storage import Commit, Committed, Created, NewPosting, NewRun, Outgoin
 from ..heads import new_head
 from . import queries
 from .claiming import count_start, is_behind, let_in_all
-from .leases import ENDED, Leases, Raw, demand_live, is_live, prolong
+from .leases import ENDED, Leases, Raw, demand_live, is_live, needs_no_look, prolong
 from .rows import header_of, pack_names, pack_shapes, posting_of
 from .writer import Transaction
 
@@ -85,7 +85,7 @@ def _insert(
 
 def commit(tx: Transaction, commit: Commit, texts: Texts, children: Iterable[Child] = ()) -> Committed:
     """One step forward, if everything is as its holder saw it (D12). `children` are the commit's, with the texts of their rows."""
-    if not is_live(tx, commit.owner) or not _update(tx, commit):
+    if not (needs_no_look(tx, commit.owner) and _step(tx, commit)) and not (is_live(tx, commit.owner) and _update(tx, commit)):
         return _refuse(tx, commit, texts)
     position = commit.position
     if commit.records:
@@ -97,7 +97,8 @@ def commit(tx: Transaction, commit: Commit, texts: Texts, children: Iterable[Chi
         tx.notify = True
         if commit.release and commit.lane:
             let_in_all(tx, [(_workflow_of(tx, commit.ref), commit.lane)])
-    prolong(tx, commit.owner)
+    if commit.owner in tx.workers:
+        prolong(tx, commit.owner)
     if children or commit.posts:
         spread(tx, children, commit.posts)
     return Committed(tx.now)
@@ -124,21 +125,32 @@ def _deliver(tx: Transaction, run_id: str, posting: NewPosting) -> None:
         _number(tx, posting, row, queries.DELIVER)
 
 
-def _update(tx: Transaction, commit: Commit) -> bool:
-    moved = (commit.position + 1, commit.at) if commit.records else (commit.position, None)
-    seen = (commit.ref, commit.run_id, commit.owner, commit.epoch, commit.position, commit.inbox_seq)
+def _step(tx: Transaction, commit: Commit) -> bool:
+    """What most commits are, in the way that touches no index; whether it was this, and as its holder saw it."""
+    if commit.release or commit.ended or commit.version or commit.fresh or not commit.records:
+        return False
     wake_at = tx.now if commit.wake_at == 0 else commit.wake_at
-    status, waiting, misfits = commit.status.value, pack_names(commit.waiting), pack_shapes(commit.misfits)
-    cursor = tx.cursor
-    ended = commit.ended
-    stays = not (commit.release or ended or commit.version or commit.fresh)
-    if stays and cursor.execute(queries.STEP, (*moved, wake_at, *seen, status, waiting, commit.blocked, misfits)).rowcount == 1:
+    stand = (commit.status.value, pack_names(commit.waiting), commit.blocked, pack_shapes(commit.misfits))
+    change = (commit.position + 1, commit.at, wake_at)
+    return tx.cursor.execute(queries.STEP, (*change, *_seen(commit), *stand)).rowcount == 1
+
+
+def _seen(commit: Commit) -> tuple[Any, ...]:
+    return commit.ref, commit.run_id, commit.owner, commit.epoch, commit.position, commit.inbox_seq
+
+
+def _update(tx: Transaction, commit: Commit) -> bool:
+    """Any step, by a holder that is known to live."""
+    if _step(tx, commit):
         return True
-    stand = (status, wake_at, waiting, commit.blocked, misfits)
+    moved = (commit.position + 1, commit.at) if commit.records else (commit.position, None)
+    wake_at = tx.now if commit.wake_at == 0 else commit.wake_at
+    ended = commit.ended
+    stand = (commit.status.value, wake_at, pack_names(commit.waiting), commit.blocked, pack_shapes(commit.misfits))
     code = (commit.version, commit.shape) if commit.version else (None, None)
     base = moved[0] if commit.fresh and commit.records else None
     change = (*moved, *stand, ended, moved[1], commit.at, commit.release, *code, base, ended)
-    return cursor.execute(queries.MOVE, (*change, *seen)).rowcount == 1
+    return tx.cursor.execute(queries.MOVE, (*change, *_seen(commit))).rowcount == 1
 
 
 def _workflow_of(tx: Transaction, ref: int) -> str:

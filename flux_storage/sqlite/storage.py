@@ -150,6 +150,14 @@ class SQLiteStorage:
     def _write(self, work: Callable[[Transaction], T], *, small: bool = False) -> asyncio.Future[T]:
         return self._parts().port().submit(work, small=small)
 
+    async def _soon(self, run_id: str, work: Callable[[Transaction], T]) -> T:
+        port = self._parts().port()
+        done = port.at_once(work, run_id)
+        if done is not None:
+            value: T = done.outcome()
+            return value
+        return await port.submit(work, small=True)
+
     async def _rows(self, sql: str, parameters: Any) -> list[Any]:
         reader = self._parts().reader
         if reader is not None:
@@ -176,14 +184,14 @@ class SQLiteStorage:
 
     async def create(self, run: NewRun) -> Created:
         """Make a run, or find the one that is there. Raises LeaseLost when `owner` is not live."""
-        return await self._write(partial(runs.create, run=run, texts=encode_row(run.records)), small=True)
+        return await self._soon(run.run_id, partial(runs.create, run=run, texts=encode_row(run.records)))
 
     async def commit(self, commit: Commit) -> Committed:
         """One step forward of a run. Raises LeaseLost, RunNotFound."""
         texts = encode_row(commit.records) if commit.records else ("", "")
         if commit.children:
             return await self._write(partial(runs.commit, commit=commit, texts=texts, children=_encoded(commit.children)))
-        return await self._write(partial(runs.commit, commit=commit, texts=texts), small=True)
+        return await self._soon(commit.run_id, partial(runs.commit, commit=commit, texts=texts))
 
     async def post(self, run_id: str, posting: NewPosting, *, workflow: str | None = None, taker: str | None = None) -> Posted:
         """Accept a signal or a cancel. Raises RunNotFound, RunFinished, InboxFull."""

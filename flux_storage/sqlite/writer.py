@@ -39,15 +39,16 @@ _log = logging.getLogger("flux.storage.sqlite")
 class Transaction:
     """What an operation works with: a cursor inside a transaction, and the time of the storage.
 
-    `notify`: set it when others may wait for this change. `workers`: what is known of workers here, by nonce.
-    `afterwards`: called once the transaction is durable.
+    `notify`: set it when others may wait for this change. `workers`: what is known of workers here, by nonce; `looked`: until when, by
+    what earlier transactions found, their leases need not be prolonged. `afterwards`: called once the transaction is durable.
     """
 
-    __slots__ = ("afterwards", "cursor", "notify", "now", "workers")
+    __slots__ = ("afterwards", "cursor", "looked", "notify", "now", "workers")
 
-    def __init__(self, cursor: sqlite3.Cursor, now: int) -> None:
+    def __init__(self, cursor: sqlite3.Cursor, now: int, looked: dict[str, int] | None = None) -> None:
         self.cursor = cursor
         self.now = now
+        self.looked = {} if looked is None else looked
         self.notify = False
         self.workers: dict[str, tuple[int, int] | None] = {}
         self.afterwards: list[Callable[[], None]] = []
@@ -67,16 +68,22 @@ class Operation:
 
     __slots__ = ("error", "future", "small", "value", "work")
 
-    def __init__(self, work: Callable[[Transaction], Any], future: asyncio.Future[Any], small: bool = False) -> None:
+    def __init__(self, work: Callable[[Transaction], Any], future: asyncio.Future[Any] | None = None, small: bool = False) -> None:
         self.work = work
         self.future = future
         self.small = small
         self.value: Any = None
         self.error: Exception | None = None
 
+    def outcome(self) -> Any:
+        """What it came to. Raises its error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
     def settle(self) -> None:
         """Answer the caller, if it still waits. On its event loop."""
-        if self.future.done():
+        if self.future is None or self.future.done():
             return
         if self.error is not None:
             self.future.set_exception(self.error)
@@ -127,8 +134,10 @@ class Writer:
         self._next: Guest | None = None  # came while a batch gathered
         self._gate = threading.Lock()
         self._turn = threading.Lock()  # who has it uses the connection
-        self._cost = SWIFT  # seconds a transaction takes, averaged
+        self.cost = SWIFT
+        """Seconds that a transaction takes, averaged."""
         self._stopped = False
+        self._looked: dict[str, int] = {}
         self.thread = threading.Thread(target=self._run, name="flux-sqlite-writer", daemon=True)
         self.thread.start()
 
@@ -142,7 +151,7 @@ class Writer:
 
     def here(self, operation: Operation) -> bool:
         """Commit this one operation in the calling thread, if that is quick just now; whether it was done, one way or the other."""
-        if self._cost >= SWIFT or not self._turn.acquire(blocking=False):
+        if self.cost >= SWIFT or not self._turn.acquire(blocking=False):
             return False
         try:
             if self._stopped or not self._queue.empty():
@@ -253,7 +262,7 @@ class Writer:
         self.phase = RUNNING
         begun = perf_counter()
         cursor.execute(queries.BEGIN)
-        transaction = Transaction(cursor, self.now())
+        transaction = Transaction(cursor, self.now(), self._looked)
         for operation in operations:
             try:
                 operation.error = None
@@ -262,7 +271,7 @@ class Writer:
                 operation.error = error
         changes = self._commit(transaction)
         cost = perf_counter() - begun
-        self._cost = 10 * SWIFT if cost > SLUGGISH else self._cost + (cost - self._cost) / 8
+        self.cost = 10 * SWIFT if cost > SLUGGISH else self.cost + (cost - self.cost) / 8
         if changes:
             self._changed(changes)
         return transaction
@@ -295,7 +304,7 @@ class Writer:
                 if not is_busy(error):
                     raise translate(error, self._path) from error
             else:
-                return Transaction(self._cursor, self.now())
+                return Transaction(self._cursor, self.now(), self._looked)
             patience = patience or self._patience()
             self.phase = WAITING
             patience()

@@ -188,7 +188,18 @@ async def work(
     settings = {"default_retry": AT_ONCE, "hooks": [Teller()] if tells else []} | settings
     async with FluxEngine(storage, workflows=WORKFLOWS.values(), **settings) as engine:
         asyncio.get_running_loop().call_soon(say, "ready")
+        _tell_of_stopping(engine)
         await engine.work(concurrency=concurrency)
+
+
+def _tell_of_stopping(engine: FluxEngine) -> None:
+    drain = engine._host.drain  # pyright: ignore[reportPrivateUsage]
+
+    def drain_and_tell() -> None:
+        drain()
+        say("stopping")
+
+    engine._host.drain = drain_and_tell  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage]
 
 
 async def start(where: str, workflow: str, ids: list[str], stays: bool = False) -> None:

@@ -30,6 +30,7 @@ def catch(world: World, phase: str) -> None:
             worker.says("in")
     worker.signal(signal.SIGTERM)
     if phase in ("handler", "thread", "commit", "undo"):
+        worker.says("stopping")
         worker.allow()
     worker.ends_well()
 
