@@ -102,6 +102,14 @@ class Beacon:
             self._turn.release()
             raise
 
+    def prompt(self) -> bool:
+        """No."""
+        return False
+
+    async def at_once(self) -> Connection | None:
+        """Never."""
+        return None
+
     def release(self, connection: Connection, *, broken: bool = False) -> None:
         """The next caller may have it."""
         if broken:

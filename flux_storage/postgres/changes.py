@@ -1,6 +1,7 @@
 """The count of changes that somebody may wait for: this storage's own at once, those of others by notification.
 
-A notification is sent only where somebody else must wake: each costs the server a lock of all (measured: a third of the commits).
+A notification is sent only where somebody else must wake: each costs the server a lock of all (measured: a third of the commits). One
+that a run has ended is sent only where somebody else has said that it listens.
 While nothing can be heard, a wait is short and says that something may have changed: the poll is the truth.
 
 A clock that jumps does not jump while a notification is on its way to another storage on that clock: see `expect`.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -17,8 +20,10 @@ from flux.clock import Clock, Jumping
 
 from .errors import TROUBLE
 from .link import CONNECTING, Connect, Connection, close
+from .queries import Queries
 
 DEAF = 0.5  # seconds until a wait ends while notifications cannot be heard
+LATE = 2.0  # seconds after which whoever has not seen that somebody listens here is done
 
 _listeners: WeakKeyDictionary[Jumping, WeakSet[Changes]] = WeakKeyDictionary()
 
@@ -28,9 +33,11 @@ _log = logging.getLogger("flux.storage.postgres")
 class Changes:
     """`token` marks this storage's own notifications. Used on one event loop; the connection is opened for the first who waits."""
 
-    def __init__(self, connect: Connect, channel: str, token: str, clock: Clock | None) -> None:
+    def __init__(self, connect: Connect, sql: Queries, token: str, clock: Clock | None) -> None:
         self._connect = connect
-        self._channel = channel
+        self._sql = sql
+        self._key = 0  # of the lock that the listening session holds
+        self._again: asyncio.TimerHandle | None = None
         self._token = token
         self._clock = clock
         self._count = 0
@@ -112,9 +119,13 @@ class Changes:
         self._wake()
         while tasks := [task for task in (self._opening, self._expecting) if task is not None]:
             await asyncio.wait(tasks)
+        if self._again is not None:
+            self._again.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.remove_termination_listener(self._lost)
+            with suppress(*TROUBLE):  # the next that listens finds it gone
+                await connection.execute(self._sql.unlisten, self._key, self._token, timeout=CONNECTING)
             await close(connection)
 
     async def _open(self) -> None:
@@ -137,9 +148,12 @@ class Changes:
             connection = await self._connect()
             connection.add_termination_listener(self._lost)
             async with asyncio.timeout(CONNECTING):
-                await connection.add_listener(self._channel, self._heard)
+                await connection.add_listener(self._sql.channel, self._heard)
+                self._key = secrets.randbits(62)
+                await connection.execute(self._sql.listen, self._key, self._token)
             self._connection = connection
             self._wake()  # whatever happened before was not heard
+            self._again = asyncio.get_running_loop().call_later(LATE, self._wake)
             self._told = False
         except TROUBLE as error:
             if connection is not None:

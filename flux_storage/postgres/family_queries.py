@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .fragments import ENDED, NOTIFY, T
+from .fragments import ENDED, NOTIFY, T, woken
 
 _SANE = 1 << 62  # a greater inbox_seq is damage
 
@@ -14,6 +14,7 @@ SELECT r.run_id FROM unnest($1::text[]) AS a (run_id) CROSS JOIN LATERAL (
     SELECT r.run_id FROM "{s}".runs r WHERE r.run_id = a.run_id FOR UPDATE
 ) r
 """
+_WOKEN = f"CASE WHEN r.status <> 'blocked' AND (r.owner IS NULL OR r.status IN {ENDED}) THEN least(r.wake_at, t.now) ELSE r.wake_at END"
 # Keep postings to locked runs in their order, number them and wake those that may go on; an ended run that is held is due as
 # well: its holder may die before it has seen this. Of those that a run would take, the first under each signal_id counts. A run
 # whose numbers are damaged is passed over (contract 14).
@@ -27,16 +28,14 @@ WITH {T}, sent AS MATERIALIZED (
     WHERE (r.status NOT IN {ENDED} OR p.kind = 'unwind') AND r.inbox_seq BETWEEN 0 AND {_SANE}
         AND NOT EXISTS (SELECT FROM "{{s}}".inbox i WHERE i.ref = r.ref AND i.signal_id = p.signal_id)
 ), kept AS (
-    INSERT INTO "{{s}}".inbox (ref, seq, kind, name, payload, signal_id, at, mark)
+    INSERT INTO "{{s}}".inbox (ref, seq, kind, name, payload, signal_id, at, mark, pending)
     SELECT w.ref, w.inbox_seq + row_number() OVER (PARTITION BY w.ref ORDER BY w.k),
-        w.kind, w.name, w.payload, w.signal_id, t.now, w.mark
+        w.kind, w.name, w.payload, w.signal_id, t.now, w.mark, w.ref
     FROM welcome w CROSS JOIN t WHERE w.signal_id IS NULL OR w.nth = 1
     ON CONFLICT DO NOTHING
     RETURNING ref, seq
 ), rung AS (
-    UPDATE "{{s}}".runs r SET inbox_seq = k.seq,
-        wake_at = CASE WHEN r.status <> 'blocked' AND (r.owner IS NULL OR r.status IN {ENDED})
-            THEN least(r.wake_at, t.now) ELSE r.wake_at END
+    UPDATE "{{s}}".runs r SET inbox_seq = k.seq, {woken(_WOKEN)}
     FROM (SELECT ref, max(seq) AS seq FROM kept GROUP BY ref) k CROSS JOIN t WHERE r.ref = k.ref
     RETURNING r.ref
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .fragments import LEVELS_OF_CODES, MINUTE, STILL, T
+from .fragments import LEVELS_OF_CODES, MINUTE, STILL, T, freed, held
 
 # Locks of this transaction: of workflows with limits, and of lanes. Each is taken in the order of its numbers.
 LOCK_NUMBERS = "SELECT pg_advisory_xact_lock(a.number) FROM unnest($1::bigint[]) AS a (number)"
@@ -41,11 +41,8 @@ SELECT a.lane, (
     ) x
 ) FROM unnest($2::text[]) AS a (lane)
 """
-PARK = 'UPDATE "{s}".runs SET parked = true WHERE ref = ANY ($1::bigint[])'
-LEASE = """
-UPDATE "{s}".runs SET owner = $1, epoch = epoch + 1, seen_seq = inbox_seq, mark = $2, parked = false
-WHERE ref = ANY ($3::bigint[]) AND owner IS NULL
-"""
+PARK = 'UPDATE "{s}".runs SET parked = true, due_at = NULL WHERE ref = ANY ($1::bigint[])'
+LEASE = f'UPDATE "{{s}}".runs r SET {held("$1")}, mark = $2 WHERE r.ref = ANY ($3::bigint[]) AND r.owner IS NULL'
 _PARKED = 'FROM "{s}".runs r WHERE r.workflow = v.workflow AND r.lane = v.lane AND r.parked = true AND r.rank IS NOT NULL'
 # The most urgent of each kind that is parked in these lanes. Who waits for a row that is taken meanwhile finds the next.
 LET_IN = f"""
@@ -61,7 +58,8 @@ WITH RECURSIVE asked AS MATERIALIZED (
         SELECT r.ref {_PARKED} AND r.kind = v.kind ORDER BY r.rank, r.priority DESC, r.run_id LIMIT 1 FOR UPDATE
     ) f
 ), back AS (
-    UPDATE "{{s}}".runs r SET parked = false FROM first f WHERE r.ref = f.ref AND r.parked
+    UPDATE "{{s}}".runs r SET parked = false, due_at = CASE WHEN r.owner IS NULL THEN r.wake_at END
+    FROM first f WHERE r.ref = f.ref AND r.parked
     RETURNING r.ref, r.workflow, r.lane, r.version, r.begun, r.priority, r.unfit, r.misfits, r.wake_at, r.run_id
 )
 SELECT b.*, (SELECT pg_notify('flux_{{s}}', $3::text)) FROM back b
@@ -76,7 +74,7 @@ SELECT r.ref, r.workflow, r.lane FROM "{s}".workers w CROSS JOIN LATERAL (
 ) r WHERE w.state = 1 LIMIT $1
 """
 FREE = f"""
-WITH {T} UPDATE "{{s}}".runs r SET owner = NULL, wake_at = CASE WHEN r.status IN {STILL} THEN r.wake_at ELSE t.now END
+WITH {T} UPDATE "{{s}}".runs r SET {freed(f"CASE WHEN r.status IN {STILL} THEN r.wake_at ELSE t.now END")}
 FROM t WHERE r.ref = ANY ($2::bigint[]) AND EXISTS (SELECT FROM "{{s}}".workers w WHERE w.nonce = r.owner AND w.state = 1)
 RETURNING r.workflow, r.lane
 """

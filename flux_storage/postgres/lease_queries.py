@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .fragments import ENDED, LEVEL, LEVELS_OF_CODES, MINUTE, NOTIFY, STILL, T
+from .fragments import ENDED, LEVEL, LEVELS_OF_CODES, MINUTE, NOTIFY, STILL, T, freed, held
 
 SWEEP = 1000  # runs freed of dead workers in one call
 DOUBT = 5_000_000  # microseconds that a worker has left once its session is gone (D14)
@@ -10,11 +10,11 @@ PROOF = 60 * MINUTE  # a statement that began before its worker was condemned is
 REMEMBERED = 30 * 24 * 60 * MINUTE  # how long the nonce of a condemned worker is kept
 
 _LIVE = 'EXISTS (SELECT FROM "{s}".workers w WHERE w.nonce = $2 AND w.state = 0)'
-_DUE_AGAIN = f"wake_at = CASE WHEN r.status IN {STILL} THEN r.wake_at ELSE t.now END"
+_DUE_AGAIN = freed(f"CASE WHEN r.status IN {STILL} THEN r.wake_at ELSE t.now END")
 
 # Lease one run that nobody holds, or that a condemned worker did: its epoch grows with the change of hands (I10).
 TAKE = f"""
-WITH {T} UPDATE "{{s}}".runs r SET owner = $2, epoch = r.epoch + 1, seen_seq = r.inbox_seq, mark = $4, parked = false,
+WITH {T} UPDATE "{{s}}".runs r SET {held("$2")}, mark = $4,
     wake_at = CASE WHEN r.owner IS NULL OR r.status IN {STILL} THEN r.wake_at ELSE t.now END
 FROM t WHERE r.run_id = $3 AND {_LIVE}
     AND ($5::boolean OR r.status <> 'blocked') AND ($6::boolean OR r.status NOT IN {ENDED})
@@ -55,7 +55,7 @@ WITH RECURSIVE {T}, codes AS MATERIALIZED (
         ORDER BY r.due_at, r.run_id LIMIT v.n FOR UPDATE SKIP LOCKED
     ) d
 ), leased AS (
-    UPDATE "{{s}}".runs r SET owner = $2, epoch = r.epoch + 1, seen_seq = r.inbox_seq, mark = $3
+    UPDATE "{{s}}".runs r SET {held("$2")}, mark = $3
     FROM picked p WHERE r.ref = p.ref AND r.owner IS NULL AND {_LIVE} AND NOT EXISTS (SELECT FROM picked WHERE lane <> '')
     RETURNING r.ref, p.due_at - p.priority * {MINUTE} AS rank, p.priority, p.place, p.run_id
 )
@@ -85,7 +85,7 @@ WITH {T}, late AS (
         SELECT r.ref, r.owner FROM "{{s}}".runs r WHERE r.owner = d.nonce AND r.lane = '' LIMIT {SWEEP} FOR UPDATE SKIP LOCKED
     ) r LIMIT {SWEEP}
 ), freed AS (
-    UPDATE "{{s}}".runs r SET owner = NULL, {_DUE_AGAIN} FROM held h CROSS JOIN t
+    UPDATE "{{s}}".runs r SET {_DUE_AGAIN} FROM held h CROSS JOIN t
     WHERE r.ref = h.ref AND r.owner IS NOT DISTINCT FROM h.owner
     RETURNING r.ref
 ), buried AS (
@@ -113,7 +113,7 @@ WHERE w.state = 0 AND w.nonce IS DISTINCT FROM $2 AND w.host = $3 AND w.lock IS 
 # Make a worker; one that was condemned before holds nothing.
 REGISTER = f"""
 WITH {T}, freed AS (
-    UPDATE "{{s}}".runs r SET owner = NULL, {_DUE_AGAIN} FROM t
+    UPDATE "{{s}}".runs r SET {_DUE_AGAIN} FROM t
     WHERE r.owner = $3 AND NOT EXISTS (SELECT FROM "{{s}}".workers w WHERE w.nonce = $3 AND w.state = 0)
     RETURNING r.ref
 ), forgotten AS (

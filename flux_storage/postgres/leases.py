@@ -55,21 +55,22 @@ async def unregister(o: Opened, worker: str) -> None:
 
 async def take(o: Opened, run_id: str, worker: str, blocked: bool, ended: bool) -> StoredRun | None:
     """Lease one run to the worker, or show it. Raises RunNotFound, LeaseLost."""
-    return (await _ask_for(o, run_id, worker, blocked, ended))[1]
+    return (await _ask_for(o, run_id, worker, blocked, ended, new_mark()))[1]
 
 
-async def seize(o: Opened, run_id: str, worker: str) -> StoredRun | None:
-    """Lease the run to a poster if nothing live holds it, the poster lives, and the run goes on."""
+async def seize(o: Opened, run_id: str, worker: str, mark: int, taken: bool) -> StoredRun | None:
+    """Lease the run to a poster if nothing live holds it, the poster lives, and the run goes on. `taken`: it is, under this mark."""
     try:
-        leased, run = await _ask_for(o, run_id, worker, False, False)
+        if taken:
+            return await _load(o, run_id, worker, mark)
+        leased, run = await _ask_for(o, run_id, worker, False, False, mark)
     except (LeaseLost, RunNotFound):
         return None
     return run if leased else None
 
 
-async def _ask_for(o: Opened, run_id: str, worker: str, blocked: bool, ended: bool) -> tuple[bool, StoredRun | None]:
+async def _ask_for(o: Opened, run_id: str, worker: str, blocked: bool, ended: bool, mark: int) -> tuple[bool, StoredRun | None]:
     """Whether this call leased the run, and the run: None where it is in other hands, or was already in these."""
-    mark = new_mark()
     for _ in range(TRIES):
         if await _take(o, run_id, worker, mark, blocked, ended):
             return True, await _load(o, run_id, worker, mark)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import asyncpg
 
 from flux.clock import Clock, Jumping
-from flux.errors import StorageMisused
+from flux.errors import StorageMisused, StorageUnavailable
 
 from .errors import TROUBLE, breaks, is_passing, translate
 from .queries import SETTINGS
@@ -71,6 +71,14 @@ class Source(Protocol):
         """One to work with; it must be released."""
         ...
 
+    def prompt(self) -> bool:
+        """Whether `at_once` is likely to have one."""
+        ...
+
+    async def at_once(self) -> Connection | None:
+        """The same without waiting for anything, where that can be."""
+        ...
+
     def release(self, connection: Connection, *, broken: bool = False) -> None:
         """Done with it. A broken one is not used again."""
         ...
@@ -101,6 +109,21 @@ class Own:
             self._room.release()
             raise
 
+    def prompt(self) -> bool:
+        """Whether one is idle."""
+        return bool(self._idle)
+
+    async def at_once(self) -> Connection | None:
+        """An idle one, if there is one."""
+        if not self._idle or self._room.locked():
+            return None
+        await self._room.acquire()  # it does not wait
+        connection = self._idle.pop()
+        if connection.is_closed():
+            self._room.release()
+            return None
+        return connection
+
     def release(self, connection: Connection, *, broken: bool = False) -> None:
         """Keep it for the next caller."""
         if broken:
@@ -126,6 +149,14 @@ class Borrowed:
     async def acquire(self) -> Connection:
         """As the pool gives it."""
         return await self._pool.acquire(timeout=ANSWERING)
+
+    def prompt(self) -> bool:
+        """No."""
+        return False
+
+    async def at_once(self) -> Connection | None:
+        """Never: a pool may have to ask the server whether a connection is still there."""
+        return None
 
     def release(self, connection: Connection, *, broken: bool = False) -> None:
         """Give it back; nobody waits for the pool to clean it."""
@@ -172,6 +203,14 @@ class Lent:
         self._out += 1
         return connection
 
+    def prompt(self) -> bool:
+        """No."""
+        return False
+
+    async def at_once(self) -> Connection | None:
+        """Never."""
+        return None
+
     async def _ready(self) -> Borrowed:
         async with self._turn:
             if self._borrowed is None:
@@ -212,6 +251,54 @@ class Link:
         self._clock = clock if isinstance(clock, Jumping) else None
         self.where = where
         self.closing = False
+        self._asked: dict[Connection, float] = {}  # since when, by the event loop's clock; see `first`
+        self._watch: asyncio.TimerHandle | None = None
+
+    def prompt(self) -> bool:
+        """Whether `first` is likely to send a statement."""
+        return self._source.prompt()
+
+    async def first(self, text: str, *parameters: Any) -> Any:
+        """The first row of one try of a statement, or None: also where it cannot be sent at once. It needs no task to run in.
+
+        Raises whatever asyncpg does, and StorageUnavailable where there was no answer in all the time of a call.
+        """
+        connection = await self._source.at_once()
+        if connection is None:
+            return None
+        asked = self._ask(connection)
+        try:
+            row = await connection.fetchrow(text, *parameters)
+        except BaseException as error:
+            self._source.release(connection, broken=breaks(error))
+            if asyncio.get_running_loop().time() - asked >= ANSWERING:
+                raise StorageUnavailable(f"{self.where}: no answer in {ANSWERING:g} s") from error
+            raise
+        finally:
+            del self._asked[connection]
+        self._source.release(connection)
+        return row
+
+    def _ask(self, connection: Connection) -> float:
+        """One timer watches over all such tries: one for each, as asyncpg has it, costs a tenth of a step."""
+        loop = asyncio.get_running_loop()
+        self._asked[connection] = asked = loop.time()
+        if self._watch is None:
+            self._watch = loop.call_at(asked + ANSWERING, self._look, loop)
+        return asked
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        late = [connection for connection, asked in self._asked.items() if loop.time() - asked >= ANSWERING]
+        for connection in late:
+            connection.terminate()
+        left = [asked for connection, asked in self._asked.items() if connection not in late]
+        self._watch = loop.call_at(min(left) + ANSWERING, self._look, loop) if left else None
+
+    def rest(self) -> None:
+        """Nothing is asked any more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     async def perform(self, work: Work[T]) -> T:
         """`work(connection, again)`, tried again while that may help; `again`: an earlier try may have been carried out.

@@ -46,11 +46,15 @@ class Opened:
         self.express = Link(express, where, clock)  # for what every run needs for every step: no crowd of postings and readers holds it up
         self.lent = Link(lent, where, clock)  # for the transactions of handlers
         self.token = secrets.token_hex(8)
-        self.changes = Changes(connect, self.sql.channel, self.token, clock)
+        self.changes = Changes(connect, self.sql, self.token, clock)
         self.beacon = Beacon(connect, self.sql.shown, where)
-        self.creates: Line[runs.NewWritten] = Line(lambda batch: runs.create_all(self, batch), self.spawn)
-        self.commits: Line[runs.Written] = Line(lambda batch: runs.commit_all(self, batch), self.spawn)
-        self.spreading: Line[runs.Written] = Line(lambda batch: spreading.commit_all(self, batch), self.spawn)
+        self.creates: Line[runs.NewWritten] = Line(
+            lambda batch: runs.create_all(self, batch), self, lambda member: runs.create_lone(self, member)
+        )
+        self.commits: Line[runs.Written] = Line(
+            lambda batch: runs.commit_all(self, batch), self, lambda member: runs.commit_lone(self, member)
+        )
+        self.spreading: Line[runs.Written] = Line(lambda batch: spreading.commit_all(self, batch), self)
         self.host = machine()
         self.home = ""
         self.locks = WorkerLocks(None)
@@ -63,6 +67,8 @@ class Opened:
         self._prolonged: dict[str, int] = {}  # worker -> when a commit of its last looked after its lease
         self._time = threading.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._entered = 0
+        self._left: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
         """Check and migrate the schema. Raises StorageTooNew, StorageMisused, StorageUnavailable."""
@@ -76,8 +82,12 @@ class Opened:
     async def close(self) -> None:
         """Finish what was begun, then let everything go."""
         self.link.closing = self.express.closing = self.lent.closing = True
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        while self._tasks or self._entered:
+            if self._entered:
+                self._left = self.loop.create_future()
+                await self._left
+            else:
+                await asyncio.wait(set(self._tasks))
         if self._jumping is not None:
             self._jumping.working += 1
         try:
@@ -95,6 +105,7 @@ class Opened:
             await self._let_go()
 
     async def _let_go(self) -> None:
+        self.express.rest()
         for source in self._sources:
             await source.close()
 
@@ -115,11 +126,11 @@ class Opened:
 
     def prolongs(self, worker: str) -> bool:
         """Whether a commit of this worker's is to look after its lease (D15): now and then, for it costs the server something."""
-        now = self.earliest()
-        if now < self._prolonged.get(worker, 0) + LOOKING_AFTER:
-            return False
-        self._prolonged[worker] = now
-        return True
+        return self.earliest() >= self._prolonged.get(worker, 0) + LOOKING_AFTER
+
+    def prolonged(self, worker: str) -> None:
+        """One is on its way."""
+        self._prolonged[worker] = self.earliest()
 
     # --- tasks
 
@@ -136,6 +147,20 @@ class Opened:
         self._tasks.discard(task)
         if self._jumping is not None:
             self._jumping.working -= 1
+
+    def enter(self) -> None:
+        """Something begins that closing waits for and that is no task."""
+        self._entered += 1
+        if self._jumping is not None:
+            self._jumping.working += 1
+
+    def leave(self) -> None:
+        """It has ended."""
+        self._entered -= 1
+        if self._jumping is not None:
+            self._jumping.working -= 1
+        if self._left is not None and not self._entered and not self._left.done():
+            self._left.set_result(None)
 
     async def own(self, work: Coroutine[Any, Any, T]) -> T:
         """Do it to its end, whatever becomes of the caller (contract 15); from any event loop."""

@@ -9,7 +9,7 @@ whatever the planner knows of the tables: see `SETTINGS`.
 from __future__ import annotations
 
 from . import family_queries, lane_queries, lease_queries, schedule_queries
-from .fragments import ENDED, GIVEN, HEADER, NOTIFY, OWN, T
+from .fragments import ENDED, GIVEN, HEADER, NOTIFY, OWN, T, free, rank
 
 # Plans are made once and kept, so they must be right for tables of any size: a new database has no statistics, and a plan made
 # for ten rows would read all of a million later. So each text leaves one index to look into and one order to find there:
@@ -62,7 +62,7 @@ SELECT r.* FROM unnest($6::text[]) AS s (status) CROSS JOIN LATERAL (
 # New runs, each unless its id or key is taken or its owner is dead; `mark` tells them apart.
 _CREATE = f"""
 WITH {T}, asked AS MATERIALIZED (
-    SELECT * FROM unnest(
+    SELECT a.*, {lane_queries.BEHIND} AS parked, CASE WHEN a.owner IS NULL THEN t.now + a.delay END AS free_at FROM t CROSS JOIN unnest(
         $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[],
         $13::bigint[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[],
         $22::text[]
@@ -71,11 +71,13 @@ WITH {T}, asked AS MATERIALIZED (
 ), made AS (
     INSERT INTO "{{s}}".runs (run_id, workflow, version, shape, status, priority, created_at, updated_at, wake_at, owner, epoch,
         position, inbox_seq, seen_seq, input_digest, idempotency_key, waiting, blocked, misfits, parent, mark, lane, parked,
-        deduplication_key)
+        deduplication_key, begun, lane_owner, kind, due_at, rank)
     SELECT a.run_id, a.workflow, a.version, a.shape, a.status, a.priority, a.at, a.at,
-        CASE WHEN a.owner IS NULL THEN t.now + a.delay ELSE coalesce(nullif(a.wake_at, 0), t.now) END, a.owner,
+        CASE WHEN a.owner IS NULL THEN a.free_at ELSE coalesce(nullif(a.wake_at, 0), t.now) END, a.owner,
         CASE WHEN a.owner IS NULL THEN 0 ELSE 1 END, 1, 0, 0, a.input_digest, a.idempotency_key, a.waiting, '', '', a.parent, a.mark,
-        a.lane, {lane_queries.BEHIND}, a.deduplication_key
+        a.lane, a.parked, a.deduplication_key, a.owner IS NOT NULL, CASE WHEN a.lane <> '' THEN a.owner END,
+        CASE WHEN a.lane <> '' THEN a.version || CASE WHEN a.owner IS NULL THEN ' 0 ' ELSE ' 1 ' END END,
+        CASE WHEN NOT a.parked THEN a.free_at END, {rank("a.free_at", "a")}
     FROM asked a CROSS JOIN t
     WHERE a.owner IS NULL OR EXISTS (SELECT FROM "{{s}}".workers w WHERE w.nonce = a.owner AND w.state = 0)
     ON CONFLICT DO NOTHING
@@ -86,6 +88,23 @@ WITH {T}, asked AS MATERIALIZED (
 )
 SELECT t.now, m.mark, m.ref, m.wake_at, {NOTIFY.replace("{why}", "(SELECT FROM made WHERE owner IS NULL)")}, m.parked
 FROM t LEFT JOIN made m ON true
+"""
+
+# A lone one, without a lane, as it comes; there is no row where it was not made.
+_CREATE_ONE = f"""
+WITH {T}, made AS (
+    INSERT INTO "{{s}}".runs (run_id, workflow, version, shape, status, priority, created_at, updated_at, wake_at, due_at, owner, begun,
+        epoch, position, inbox_seq, seen_seq, input_digest, idempotency_key, waiting, blocked, misfits, parent, mark, deduplication_key)
+    SELECT $5, $6, $7, $8, $9, $10::bigint, $11::bigint, $11::bigint, CASE WHEN $14::text IS NULL THEN t.now + $13::bigint
+        ELSE coalesce(nullif($12::bigint, 0), t.now) END, CASE WHEN $14::text IS NULL THEN t.now + $13::bigint END, $14::text,
+        $14::text IS NOT NULL, CASE WHEN $14::text IS NULL THEN 0 ELSE 1 END, 1, 0, 0, $15, $16, $17, '', '', $18, $4::bigint, $21
+    FROM t WHERE $14::text IS NULL OR EXISTS (SELECT FROM "{{s}}".workers w WHERE w.nonce = $14::text AND w.state = 0)
+    ON CONFLICT DO NOTHING
+    RETURNING ref, wake_at, epoch
+)
+INSERT INTO "{{s}}".journal (ref, position, epoch, at, format, control, payload)
+SELECT m.ref, 1, m.epoch, $11::bigint, $3::bigint, $19, $20 FROM made m
+RETURNING (SELECT now FROM t), ref, (SELECT wake_at FROM made), (SELECT pg_notify('flux_{{s}}', $2::text) WHERE $14::text IS NULL)
 """
 
 # The runs that stand in the way of such: by key, else by id; and whether their owners live.
@@ -117,6 +136,11 @@ _MANY = "asked AS MATERIALIZED (SELECT * FROM unnest({}) WITH ORDINALITY AS a ({
 _ONE = "asked AS (SELECT {}, 1::bigint AS n)".format(
     ", ".join(f"${number}::{kind} AS {name}" for number, (name, kind) in enumerate(_SAID.items(), start=4))
 )
+_WAKE_AT = "CASE a.wake_at WHEN 0 THEN t.now ELSE a.wake_at END"
+_VERSION = "CASE a.version WHEN '' THEN r.version ELSE a.version END"
+_RELEASED = ", ".join(
+    f"{column} = CASE WHEN a.release THEN {value} ELSE r.{column} END" for column, value in free(_WAKE_AT, _VERSION, "a.misfits").items()
+)
 # Steps forward, each if everything is as its holder saw it (D12). A worker that is condemned while this runs may have one
 # more commit behind it, to runs that nobody else has yet: whoever takes one over changes owner and epoch, and is waited for.
 _COMMIT = f"""
@@ -124,11 +148,11 @@ WITH {T}, {{asked}}, moved AS (
     UPDATE "{{s}}".runs r SET
         position = CASE WHEN a.control IS NULL THEN r.position ELSE r.position + 1 END,
         updated_at = CASE WHEN a.control IS NULL THEN r.updated_at ELSE a.at END,
-        seen_seq = r.inbox_seq, status = a.status, wake_at = CASE a.wake_at WHEN 0 THEN t.now ELSE a.wake_at END,
+        seen_seq = r.inbox_seq, status = a.status, wake_at = {_WAKE_AT},
         waiting = a.waiting, blocked = a.blocked, misfits = a.misfits,
         ended_at = CASE WHEN a.status IN {ENDED} THEN CASE WHEN a.control IS NULL THEN coalesce(r.ended_at, a.at) ELSE a.at END END,
-        owner = CASE WHEN a.release THEN NULL ELSE r.owner END,
-        version = CASE a.version WHEN '' THEN r.version ELSE a.version END,
+        {_RELEASED},
+        version = {_VERSION},
         shape = CASE a.version WHEN '' THEN r.shape ELSE a.shape END,
         deduplication_key = CASE WHEN a.status NOT IN {ENDED} THEN r.deduplication_key END{{base}}
     FROM asked a CROSS JOIN t
@@ -145,20 +169,40 @@ WITH {T}, {{asked}}, moved AS (
 ){{more}}
 SELECT t.now, ARRAY(SELECT n FROM moved), {{told}} FROM t
 """
-# What most commits say, for half of the server's time: one run, which neither ends nor is given back, with records; `prolonged` is left
-# out for most of a second after a commit that had it.
-_STEP = """
+# What most commits say, for half of the server's time: one run, with records, which takes no postings and moves to no version; `prolonged`
+# is left out for most of a second after a commit that had it. The answer is the time, or no row where nothing was moved.
+_STANDS = """r.ref = $3::bigint AND r.run_id = $4 AND r.owner IS NOT DISTINCT FROM $5::text AND r.epoch = $6::bigint
+        AND r.position = $7::bigint AND r.inbox_seq = $8::bigint
+        AND EXISTS (SELECT FROM "{s}".workers w WHERE w.nonce = $5 AND w.state = 0)"""
+_WRITTEN = """INSERT INTO "{s}".journal (ref, position, epoch, at, format, control, payload)
+SELECT ref, position, $6::bigint, $9::bigint, $2::bigint, $10, $11 FROM moved"""
+_STEP = f"""
 WITH moved AS (
-    UPDATE "{s}".runs r SET position = r.position + 1, updated_at = $9::bigint, seen_seq = r.inbox_seq, status = $12, ended_at = NULL,
-        wake_at = CASE $13::bigint WHEN 0 THEN {now} ELSE $13::bigint END, waiting = $14, blocked = $15, misfits = $16
-    WHERE r.ref = $3::bigint AND r.run_id = $4 AND r.owner = $5 AND r.epoch = $6::bigint AND r.position = $7::bigint
-        AND r.inbox_seq = $8::bigint AND EXISTS (SELECT FROM "{s}".workers w WHERE w.nonce = $5 AND w.state = 0)
+    UPDATE "{{s}}".runs r SET position = r.position + 1, updated_at = $9::bigint, seen_seq = r.inbox_seq, status = $12, ended_at = NULL,
+        wake_at = CASE $13::bigint WHEN 0 THEN {{now}} ELSE $13::bigint END, waiting = $14, blocked = $15, misfits = $16
+    WHERE {_STANDS}
     RETURNING r.ref, r.position
-), written AS (
-    INSERT INTO "{s}".journal (ref, position, epoch, at, format, control, payload)
-    SELECT ref, position, $6::bigint, $9::bigint, $2::bigint, $10, $11 FROM moved
 )
-SELECT {now}, ARRAY(SELECT 1::bigint FROM moved)
+{_WRITTEN}
+RETURNING {{now}}
+"""
+# The same where the holder gives the run back, ended or not.
+_BACK = ", ".join(
+    f"{column} = {value}" for column, value in free("CASE $13::bigint WHEN 0 THEN t.now ELSE $13::bigint END", misfits="$16::text").items()
+)
+_LAST = f"""
+WITH {T}, moved AS (
+    UPDATE "{{s}}".runs r SET position = r.position + 1, updated_at = $9::bigint, seen_seq = r.inbox_seq, status = $12, {_BACK},
+        wake_at = CASE $13::bigint WHEN 0 THEN t.now ELSE $13::bigint END, waiting = $14, blocked = $15, misfits = $16::text,
+        ended_at = CASE WHEN $12 IN {ENDED} THEN $9::bigint END,
+        deduplication_key = CASE WHEN $12 NOT IN {ENDED} THEN r.deduplication_key END
+    FROM t WHERE {_STANDS}
+    RETURNING r.ref, r.position
+)
+{_WRITTEN}
+RETURNING (SELECT now FROM t), (
+    SELECT pg_notify('flux_{{s}}', $17::text) WHERE EXISTS (SELECT FROM "{{s}}".listeners l WHERE l.token <> $17::text)
+)
 """
 _LOUD = NOTIFY.replace("{why}", "(SELECT FROM moved WHERE loud)")
 _QUIET = "$2::text"
@@ -166,7 +210,7 @@ _QUIET = "$2::text"
 _BASE = ", base = CASE WHEN a.control IS NOT NULL AND a.n = ANY ($23::bigint[]) THEN r.position + 1 ELSE r.base END"
 # The same where postings are consumed too.
 _CONSUMED = """, consumed AS (
-    UPDATE "{s}".inbox i SET taken = m.position + CASE WHEN m.control IS NULL THEN 0 ELSE 1 END
+    UPDATE "{s}".inbox i SET taken = m.position + CASE WHEN m.control IS NULL THEN 0 ELSE 1 END, pending = NULL
     FROM moved m JOIN unnest($21::bigint[], $22::bigint[]) AS c (n, seq) ON c.n = m.n
     WHERE i.ref = m.ref AND i.seq = c.seq
 )"""
@@ -190,7 +234,14 @@ JOIN "{s}".inbox i ON i.pending = a.ref AND i.seq > a.seen ORDER BY a.n, i.seq
 # --- postings
 
 # Keep a posting and number it: the run's row is locked first, so that no parking commit can miss it (I25). What is read of the
-# inbox is as old as the statement; where the row has changed since then, nothing is done and the statement is sent again.
+# inbox is as old as the statement; where the row has changed since then, nothing is done and the statement is sent again. A poster who
+# can has the run at once, as `take` would give it; there is no notification then: transactions with one wait for the disk one by one.
+_WOKEN = "CASE WHEN r.owner IS NULL AND r.status <> 'blocked' THEN least(r.wake_at, t.now) ELSE r.wake_at END"
+_RUNG = f"""wake_at = {_WOKEN}, due_at = CASE WHEN r.owner IS NULL AND NOT r.parked AND NOT v.takes THEN {_WOKEN} END,
+        rank = CASE WHEN r.owner IS NULL AND NOT v.takes THEN {rank(_WOKEN)} END,
+        owner = CASE WHEN v.takes THEN $11 ELSE r.owner END, lane_owner = CASE WHEN v.takes AND r.lane <> '' THEN $11 ELSE r.lane_owner END,
+        epoch = CASE WHEN v.takes THEN r.epoch + 1 ELSE r.epoch END, begun = r.begun OR v.takes, parked = r.parked AND NOT v.takes,
+        seen_seq = CASE WHEN v.takes THEN r.inbox_seq + 1 ELSE r.seen_seq END, mark = CASE WHEN v.takes THEN $10 ELSE r.mark END"""
 _POST = f"""
 WITH {T}, seen AS MATERIALIZED (SELECT ctid AS place FROM "{{s}}".runs WHERE run_id = $3), run AS MATERIALIZED (
     SELECT r.*, r.ctid AS place FROM "{{s}}".runs r WHERE r.run_id = $3 FOR UPDATE
@@ -205,18 +256,19 @@ WITH {T}, seen AS MATERIALIZED (SELECT ctid AS place FROM "{{s}}".runs WHERE run
         WHEN $5::text = 'signal' AND $9::bigint <= (
             SELECT count(*) FROM (SELECT FROM "{{s}}".inbox i WHERE i.pending = r.ref LIMIT $9) x
         ) THEN 'full'
-        ELSE 'new' END AS what
+        ELSE 'new' END AS what,
+        r.owner IS NULL AND r.status <> 'blocked' AND EXISTS (SELECT FROM "{{s}}".workers w WHERE w.nonce = $11 AND w.state = 0) AS takes
     FROM run r
 ), rung AS (
-    UPDATE "{{s}}".runs r SET inbox_seq = r.inbox_seq + 1,
-        wake_at = CASE WHEN r.owner IS NULL AND r.status <> 'blocked' THEN least(r.wake_at, t.now) ELSE r.wake_at END
+    UPDATE "{{s}}".runs r SET inbox_seq = r.inbox_seq + 1, {_RUNG}
     FROM t CROSS JOIN verdict v WHERE r.run_id = $3 AND v.what = 'new'
     RETURNING {HEADER}
 ), kept AS (
-    INSERT INTO "{{s}}".inbox (ref, seq, kind, name, payload, signal_id, at, mark)
-    SELECT g.ref, g.inbox_seq, $5, $6::text, $7::text, $8, t.now, $10::bigint FROM rung g CROSS JOIN t
+    INSERT INTO "{{s}}".inbox (ref, seq, kind, name, payload, signal_id, at, mark, pending)
+    SELECT g.ref, g.inbox_seq, $5, $6::text, $7::text, $8, t.now, $10::bigint, g.ref FROM rung g CROSS JOIN t
 )
-SELECT {HEADER}, v.what, t.now, (SELECT seq FROM known) AS seq, {NOTIFY.replace("{why}", "(SELECT FROM rung)")}
+SELECT {HEADER}, v.what, t.now, (SELECT seq FROM known) AS seq, v.what = 'new' AND v.takes AS taken,
+    {NOTIFY.replace("{why}", "(SELECT FROM rung) AND $11::text IS NULL")}
 FROM (SELECT {HEADER} FROM run r WHERE NOT EXISTS (SELECT FROM rung) UNION ALL SELECT * FROM rung) r CROSS JOIN verdict v CROSS JOIN t
 """
 _LOCK_RUN = 'SELECT FROM "{s}".runs WHERE run_id = $1 FOR UPDATE'
@@ -224,6 +276,18 @@ _LOCK_RUN = 'SELECT FROM "{s}".runs WHERE run_id = $1 FOR UPDATE'
 _POSTED = """
 SELECT i.seq FROM "{s}".inbox i WHERE i.ref = (SELECT ref FROM "{s}".runs WHERE run_id = $1) AND i.mark = $2
 """
+
+# --- notifications
+
+# From now on this session listens; those that are gone do not. One that notifies does not where nobody else does: it costs a run a tenth of
+# its time, for the server wakes the notifier's own session too.
+_LISTEN = """
+WITH locked AS MATERIALIZED (SELECT pg_advisory_lock($1::bigint)), gone AS (
+    DELETE FROM "{s}".listeners l WHERE pg_try_advisory_xact_lock(l.key)
+)
+INSERT INTO "{s}".listeners (key, token) SELECT $1, $2 FROM locked
+"""
+_UNLISTEN = 'DELETE FROM "{s}".listeners WHERE key = $1 AND token = $2'
 
 # --- transactions of others
 
@@ -245,6 +309,7 @@ class Queries:
             return template.replace("{s}", schema).replace("{now}", GIVEN if given else OWN)
 
         self.channel = f"flux_{schema}"
+        self.listen, self.unlisten = text(_LISTEN), text(_UNLISTEN)
         self.now = text("SELECT {now}")
         self.read_header = text(_READ_HEADER)
         self.load = text(f"{_LOAD} WHERE r.run_id = $1")
@@ -254,6 +319,7 @@ class Queries:
         self.find_workflow = text(_FIND_WORKFLOW)
         self.find_statuses = text(_FIND_STATUSES)
         self.create = text(_CREATE)
+        self.create_one = text(_CREATE_ONE)
         self.existing = text(_EXISTING)
         # (whether it is of one, whether it consumes postings, whether others may wait for it) -> the text
         self.commit = {
@@ -268,6 +334,7 @@ class Queries:
             for loud in (True, False)
         }
         self.step = text(_STEP)
+        self.last = text(_LAST)
         self.stand = text(_STAND)
         self.newer = text(_NEWER)
         self.post = text(_POST)

@@ -9,7 +9,7 @@ that registers anew and still stands in runs, two that make runs under each othe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -47,7 +47,7 @@ def new_mark() -> int:
 
 async def create_all(o: Opened, batch: list[Member[NewWritten]]) -> None:
     """Make runs once each (contract 2)."""
-    left = {new_mark(): member for member in sorted(batch, key=_new_id)}
+    left = {member.mark or new_mark(): member for member in sorted(batch, key=_new_id)}
     for _ in range(TRIES):
         now, made = await _create(o, left)
         for mark, (ref, wake_at) in made.items():
@@ -59,6 +59,27 @@ async def create_all(o: Opened, batch: list[Member[NewWritten]]) -> None:
         if not left:
             return
     raise StorageUnavailable(f"{o.link.where}: runs came and went while others of their names were made")
+
+
+def create_lone(o: Opened, member: Member[NewWritten]) -> Coroutine[Any, Any, bool] | None:
+    """Make a run that is alone: whether it is made; None where that takes more (see `Line`)."""
+    return _create_lone(o, member) if o.express.prompt() else None
+
+
+async def _create_lone(o: Opened, member: Member[NewWritten]) -> bool:
+    run, texts = member.request
+    member.mark = new_mark()
+    row = await o.express.first(
+        o.sql.create_one, o.earliest(), o.token, FORMAT, member.mark, run.run_id, run.workflow, run.version, run.shape, run.status.value,
+        run.priority, run.at, run.wake_at, run.delay, run.owner, run.input_digest, run.idempotency_key, pack_names(run.waiting), run.parent,
+        *texts, None if run.status in TERMINAL else run.deduplication_key,
+    )  # fmt: skip
+    if row is None:
+        return False
+    if run.owner is None:
+        o.changes.own()
+    member.value = Created(fresh_header(run, row[1], row[2], run.owner), True, o.saw(row[0]))
+    return True
 
 
 def _new_id(member: Member[NewWritten]) -> str:
@@ -152,29 +173,56 @@ def commit_id(member: Member[Written]) -> str:
     return member.request[0].run_id
 
 
+Quick: TypeAlias = tuple[str, tuple[Any, ...]]  # a statement and its parameters
+
+
+def commit_lone(o: Opened, member: Member[Written]) -> Coroutine[Any, Any, bool] | None:
+    """A step forward of a run that is alone: whether it is written; None where that takes more (see `Line`)."""
+    quick = _quick(o, member) if o.express.prompt() else None
+    return None if quick is None else _commit_lone(o, member, quick)
+
+
+async def _commit_lone(o: Opened, member: Member[Written], quick: Quick) -> bool:
+    row = await o.express.first(quick[0], *quick[1])
+    if row is None:
+        return False
+    if member.request[0].release:
+        o.changes.own()
+    member.value = Committed(o.saw(row[0]))
+    return True
+
+
+def _quick(o: Opened, member: Member[Written]) -> Quick | None:
+    """The short statement for what most commits are, if this is one and need not look after the lease."""
+    c, texts, _ = member.request
+    if texts is None or c.consumed or c.version or c.lane or (c.ended and not c.release) or o.prolongs(c.owner):
+        return None
+    said = (
+        o.earliest(), FORMAT, c.ref, c.run_id, c.owner, c.epoch, c.position, c.inbox_seq, c.at, *texts, c.status.value, c.wake_at,
+        pack_names(c.waiting), c.blocked, pack_shapes(c.misfits),
+    )  # fmt: skip
+    return (o.sql.last, (*said, o.token)) if c.release else (o.sql.step, said)
+
+
 async def _commit(o: Opened, left: list[Member[Written]]) -> tuple[int, list[int]]:
     """The time, and which of them were written, counted from 1."""
-    rows = [said_by(member) for member in left]
-    one = len(rows) == 1
-    if one and _is_step(left[0]) and not o.prolongs(left[0].request[0].owner):
-        row = await o.express.row(o.sql.step, o.earliest(), FORMAT, *rows[0][:14])
-        return o.saw(row[0]), row[1]
-    said: Iterable[Any] = rows[0] if one else map(list, zip(*rows, strict=True))
-    numbers, seqs = consumed_by(left)
-    more = (numbers, seqs) if numbers else ()
+    one = len(left) == 1
     loud = any(member.request[0].release or member.request[0].ended for member in left)
     try:
+        if one and (quick := _quick(o, left[0])) is not None:
+            row = await o.express.row(quick[0], *quick[1])
+            return (o.earliest(), []) if row is None else (o.saw(row[0]), [1])
+        if one:
+            o.prolonged(left[0].request[0].owner)
+        rows = [said_by(member) for member in left]
+        said: Iterable[Any] = rows[0] if one else map(list, zip(*rows, strict=True))
+        numbers, seqs = consumed_by(left)
+        more = (numbers, seqs) if numbers else ()
         row = await o.express.row(o.sql.commit[one, bool(more), loud], o.earliest(), o.token, FORMAT, *said, *more)
     finally:
         if loud:
             o.changes.own()
     return o.saw(row[0]), row[1]
-
-
-def _is_step(member: Member[Written]) -> bool:
-    """Whether this is what most commits are: its holder goes on."""
-    c, texts, _ = member.request
-    return texts is not None and not (c.consumed or c.release or c.ended or c.version or c.lane)
 
 
 def said_by(member: Member[Written]) -> tuple[Any, ...]:
@@ -244,13 +292,15 @@ async def _tell(o: Opened, members: list[Member[Written]], now: int) -> None:
 # --- posting
 
 
-async def post(o: Opened, run_id: str, posting: NewPosting, workflow: str | None) -> tuple[Header, int, bool, int]:
-    """Accept a posting: the head, its number, whether it is new (which is the caller's to tell those who wait), and the time.
+async def post(
+    o: Opened, run_id: str, posting: NewPosting, workflow: str | None, mark: int, taker: str | None
+) -> tuple[Header, int, bool, int, bool]:
+    """Accept a posting: the head, its number, whether it is new (which is the caller's to tell those who wait; with a taker, also those of
+    other storages), the time, and whether the taker has the run by it, under this mark.
 
     Raises RunNotFound, RunFinished, InboxFull.
     """
-    mark = new_mark()
-    said = (run_id, workflow, posting.kind, posting.name, posting.payload, posting.signal_id, posting.limit, mark)
+    said = (run_id, workflow, posting.kind, posting.name, posting.payload, posting.signal_id, posting.limit, mark, taker)
 
     async def work(connection: Connection, again: bool) -> Any:
         if again and (seq := await connection.fetchval(o.sql.posted, run_id, mark, timeout=ANSWERING)) is not None:
@@ -267,8 +317,10 @@ async def post(o: Opened, run_id: str, posting: NewPosting, workflow: str | None
     header = header_of(row)
     if seq is None and row["what"] != "new":
         demand(row["what"], header, workflow)
-        return header, row["seq"], False, o.saw(row["now"])
-    return (header, header.inbox_seq, True, o.saw(row["now"])) if seq is None else (header, seq, True, o.earliest())
+        return header, row["seq"], False, o.saw(row["now"]), False
+    if seq is not None:
+        return header, seq, True, o.earliest(), False
+    return header, header.inbox_seq, True, o.saw(row["now"]), row["taken"]
 
 
 async def _keep(o: Opened, connection: Connection, said: tuple[Any, ...]) -> Any:

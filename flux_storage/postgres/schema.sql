@@ -2,46 +2,46 @@
 -- Instants are bigint microseconds UTC. Texts that are compared or sorted are so by their bytes, as everywhere in flux.
 
 -- The head of each run (D12). No step of a running run changes an indexed column, so that its update can stay on the page
--- (HOT): that is what the room on each page is for, and why `due_at` is empty as long as somebody holds the run.
+-- (HOT): that is what the room on each page is for, and why `due_at` is empty as long as somebody holds the run. What follows from other
+-- columns is written by the statements: fragments.py has the rules. What every row has, of one length, comes first: it is found at once.
 -- `seen_seq` is the newest posting its holder has stated (D13). `mark` is the number of the call that made or leased the run:
 -- a call whose answer was lost finds by it what it has done (I45).
 CREATE TABLE runs (
     ref bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- never given out again: a deleted run's holder must not write to another run
+    priority bigint NOT NULL,
+    created_at bigint NOT NULL,
+    updated_at bigint NOT NULL,
+    epoch bigint NOT NULL,
+    position bigint NOT NULL,
+    inbox_seq bigint NOT NULL,
+    seen_seq bigint NOT NULL,
+    base bigint NOT NULL DEFAULT 1, -- the position of the first row that is loaded: the journal began anew there
+    mark bigint NOT NULL,
+    parked boolean NOT NULL DEFAULT false, -- behind others of its lane
+    begun boolean NOT NULL DEFAULT false, -- whether anybody has ever held it
     run_id text COLLATE "C" NOT NULL UNIQUE,
     workflow text COLLATE "C" NOT NULL,
     version text COLLATE "C" NOT NULL,
     shape text COLLATE "C" NOT NULL,
     status text COLLATE "C" NOT NULL,
-    priority bigint NOT NULL,
-    created_at bigint NOT NULL,
-    updated_at bigint NOT NULL,
-    ended_at bigint,
-    wake_at bigint,
-    owner text COLLATE "C",
-    epoch bigint NOT NULL,
-    position bigint NOT NULL,
-    inbox_seq bigint NOT NULL,
-    seen_seq bigint NOT NULL,
     input_digest text COLLATE "C" NOT NULL,
-    idempotency_key text COLLATE "C",
     waiting text COLLATE "C" NOT NULL,
     blocked text COLLATE "C" NOT NULL,
     misfits text COLLATE "C" NOT NULL,
     parent text COLLATE "C" NOT NULL, -- the id of the run whose child this is, else ''
-    base bigint NOT NULL DEFAULT 1, -- the position of the first row that is loaded: the journal began anew there
-    mark bigint NOT NULL,
     lane text COLLATE "C" NOT NULL DEFAULT '', -- the runs of a workflow with the same one, if it is not '', share a limit
-    parked boolean NOT NULL DEFAULT false, -- behind others of its lane
+    unfit text COLLATE "C" NOT NULL DEFAULT '', -- while nobody holds it: its misfits, or if they are any something short for an index
+    ended_at bigint,
+    wake_at bigint,
+    due_at bigint, -- `wake_at` while nobody holds it and it is not parked
+    owner text COLLATE "C",
+    idempotency_key text COLLATE "C",
     deduplication_key text COLLATE "C", -- until the run ends
-    begun boolean GENERATED ALWAYS AS (epoch > 0) STORED, -- whether anybody has ever held it
-    -- Of those with a lane: what none of another is in the way of when both are parked, and while they wait the order of claims.
-    kind text COLLATE "C" GENERATED ALWAYS AS (CASE WHEN lane <> '' THEN
-        version || CASE WHEN epoch > 0 THEN ' 1 ' ELSE ' 0 ' END || CASE WHEN misfits = '' THEN '' ELSE md5(misfits) END
-    END) STORED,
-    rank bigint GENERATED ALWAYS AS (CASE WHEN lane <> '' AND owner IS NULL THEN wake_at - priority * 60000000 END) STORED,
-    lane_owner text COLLATE "C" GENERATED ALWAYS AS (CASE WHEN lane <> '' THEN owner END) STORED,
-    due_at bigint GENERATED ALWAYS AS (CASE WHEN owner IS NULL AND NOT parked THEN wake_at END) STORED,
-    unfit text COLLATE "C" GENERATED ALWAYS AS (CASE WHEN misfits = '' THEN '' ELSE md5(misfits) END) STORED -- short enough for an index
+    -- Of those with a lane: the owner; while nobody holds it, what none of another is in the way of when both are parked, and the order of
+    -- claims among those that wait.
+    lane_owner text COLLATE "C",
+    kind text COLLATE "C",
+    rank bigint
 ) WITH (fillfactor = 70);
 
 -- What a claim looks through: only runs that nobody holds and that time can wake.
@@ -97,7 +97,7 @@ CREATE TABLE inbox (
     at bigint NOT NULL,
     taken bigint,
     mark bigint NOT NULL,
-    pending bigint GENERATED ALWAYS AS (CASE WHEN taken IS NULL THEN ref END) STORED,
+    pending bigint, -- `ref` until it is taken
     PRIMARY KEY (ref, seq)
 );
 CREATE UNIQUE INDEX inbox_signal ON inbox (ref, signal_id) WHERE signal_id IS NOT NULL;
@@ -118,6 +118,13 @@ CREATE TABLE workers (
     condemned_at bigint
 ) WITH (fillfactor = 50);
 CREATE INDEX workers_present ON workers (nonce) WHERE state < 2;
+
+-- Who listens to notifications: one row a session, which holds the advisory lock `key` as long as it lasts.
+CREATE TABLE listeners (
+    token text COLLATE "C" NOT NULL,
+    key bigint NOT NULL,
+    PRIMARY KEY (token, key)
+);
 
 -- When runs are started by themselves. `rule` is JSON; `next_at` is NULL where it is paused or over; `mark` is the number of the
 -- call that made or changed it last.

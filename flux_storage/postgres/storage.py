@@ -11,6 +11,7 @@ beside   beacon.py: heartbeats, in a thread of their own       changes.py: what 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Collection
 from types import TracebackType
@@ -19,7 +20,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from flux.clock import Clock
 from flux.core.status import RunStatus
-from flux.errors import InvalidArgument, StorageMisused
+from flux.errors import InvalidArgument, StorageMisused, StorageUnavailable
 from flux.journal import encode_row
 from flux.names import check_identifier
 from flux.storage import (
@@ -56,6 +57,8 @@ _SCHEMES = ("postgresql", "postgres")
 _OPTION = "flux_schema"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]*)(:[0-9]{1,5})?")
 _LATEST = (1 << 63) - 1
+
+_log = logging.getLogger("flux.storage.postgres")
 
 
 class PostgresStorage:
@@ -289,13 +292,26 @@ class PostgresStorage:
 
 
 async def _post(o: Opened, run_id: str, posting: NewPosting, workflow: str | None, taker: str | None) -> Posted:
-    header, seq, fresh, now = await runs.post(o, run_id, posting, workflow)
+    mark = runs.new_mark()
+    header, seq, fresh, now, taken = await runs.post(o, run_id, posting, workflow, mark, taker)
+    run = None
     try:
-        run = None if taker is None else await leases.seize(o, run_id, taker)
+        if taker is not None:
+            run = await leases.seize(o, run_id, taker, mark, taken)
     finally:
         if fresh:
             o.changes.own()  # only now: no worker of this storage is to be quicker than the poster
+            if taker is not None and run is None and header.owner != taker:
+                await _tell(o)
     return Posted(header if run is None else run.header.copy(), seq, fresh, now, run)
+
+
+async def _tell(o: Opened) -> None:
+    """Notify the others of what they would otherwise find when they look the next time."""
+    try:
+        await o.link.row(o.sql.tell, o.token)
+    except StorageUnavailable as error:
+        _log.debug("nobody was told of a posting: %s", error)
 
 
 def _check_url(url: str) -> str:

@@ -50,7 +50,7 @@ class WithinTransaction:
         await connection.execute(o.sql.lock_run, run_id, timeout=ANSWERING)  # what is read after it is as new as can be
         row = await connection.fetchrow(
             o.sql.post, o.earliest(), "", run_id, workflow, posting.kind, posting.name, posting.payload, posting.signal_id,
-            posting.limit, new_mark(), timeout=ANSWERING,
+            posting.limit, new_mark(), None, timeout=ANSWERING,
         )  # fmt: skip
         if row is None:
             raise RunNotFound(f"no run {run_id!r} in this storage")

@@ -19,7 +19,8 @@ async def damage_header(cluster: Cluster, run_id: str, **fields: Any) -> None:
             setattr(header, name, RunStatus(value) if name == "status" else tuple(value.split()) if name == "waiting" else value)
         else:
             text = json.dumps(value.split()) if name == "waiting" else value
-            await sql(cluster, f"UPDATE {{}}runs SET {name} = $1 WHERE run_id = $2", text, run_id)
+            also = ", due_at = $1" if name == "wake_at" and cluster.path is None else ""  # of a run that nobody holds
+            await sql(cluster, f"UPDATE {{}}runs SET {name} = $1{also} WHERE run_id = $2", text, run_id)
 
 
 async def damage_row(cluster: Cluster, run_id: str, control: str) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from hypothesis.stateful import invariant
 
 from flux_storage import PostgresStorage
 
 from ..postgres import Server, fresh_schema
+from .following_postgres import astray
 from .test_agreement import Agreement
 from .test_agreement_queues import Queues
 
@@ -31,6 +33,12 @@ class Postgres(Agreement):
         storage = PostgresStorage(_server[0].url(), schema=fresh_schema(), clock=self.clock)
         self.storages["postgres"], self.refs["postgres"] = storage, {}
         self.run(self.stack.enter_async_context(storage))
+
+    @invariant()
+    def nothing_is_astray(self) -> None:
+        storage = self.storages["postgres"]
+        assert isinstance(storage, PostgresStorage)
+        assert self.run(astray(storage)) == []
 
     def teardown(self) -> None:
         super().teardown()

@@ -268,8 +268,8 @@ async def test_a_commit_that_waits_for_anothers_posting_sees_it(storage: Postgre
         await waits(server, "unnest", committing)
         await other.execute(f"UPDATE {storage.schema}.runs SET inbox_seq = 1 WHERE run_id = 'to'")
         await other.execute(
-            f"INSERT INTO {storage.schema}.inbox (ref, seq, kind, name, payload, at, mark) "
-            f"SELECT ref, 1, 'signal', 'first', '1', 1, 0 FROM {storage.schema}.runs WHERE run_id = 'to'"
+            f"INSERT INTO {storage.schema}.inbox (ref, seq, kind, name, payload, at, mark, pending) "
+            f"SELECT ref, 1, 'signal', 'first', '1', 1, 0, ref FROM {storage.schema}.runs WHERE run_id = 'to'"
         )
     await other.close()
     await committing
@@ -304,7 +304,7 @@ async def test_a_child_that_another_makes_just_now_is_posted_to(storage: Postgre
             "VALUES ('c', 'order', '7', 's', 'pending', 0, 1, 1, 0, 1, 5, 0, '', '', '', '', '', 0)"
         )
         committing = asyncio.create_task(storage.commit(step(one, 1, children=(new_run("c"),), posts=(Outgoing("c", signal()),))))
-        await waits(server, "made AS", committing)
+        await waits(server, "free_at", committing)
     await other.close()
     await committing
     run = await loaded(storage, "c")

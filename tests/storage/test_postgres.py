@@ -23,6 +23,7 @@ from flux_storage.postgres import link, open_url
 from flux_storage.postgres.queries import SETTINGS, Queries
 
 from ..postgres import Server, Wire, fresh_schema
+from .following_postgres import astray
 from .runs import LEASE, end, new_run, signal, step
 
 pytestmark = pytest.mark.anyio
@@ -344,6 +345,57 @@ async def test_a_poster_takes_no_blocked_run_that_it_holds(storage: PostgresStor
     assert (await storage.post("one", signal(), taker="w")).run is None
 
 
+async def test_a_poster_has_the_run_at_once(storage: PostgresStorage) -> None:
+    """Contract 7, 13: with one statement, as `take` would give it: its holder has been told of the posting, and it waits nowhere."""
+    for name, lane in (("one", ""), ("two", "k")):
+        await storage.create(new_run(name, lane=lane, workflow=name))
+        await storage.post(name, signal())
+        posted = await storage.post(name, signal(), taker="w")
+        assert posted.run == await storage.load(name) and [posting.seq for posting in posted.run.postings] == [1, 2]
+        assert (posted.run.header.owner, posted.run.header.epoch, posted.header) == ("w", 1, posted.run.header)
+        assert (await storage.claim("w", [(name, "1", "s")], 5)).runs == []
+    assert (await storage.renew("w", LEASE)).unseen == ()
+    assert await astray(storage) == []
+
+
+async def test_who_holds_a_run_hears_of_a_posting_at_once(storage: PostgresStorage, server: Server, schema: str) -> None:
+    """Contract 13: also where the poster had hoped to take it."""
+    async with PostgresStorage(server.url(), schema=schema) as other:
+        await other.register("v", LEASE)
+        await held(other, "one", "v")
+        since = await other.changed(-1, 60)
+        assert (await storage.post("one", signal(), taker="w")).run is None
+        assert await patiently(other.changed(since, 60)) != since
+        assert (await other.renew("v", LEASE)).unseen == ("one",)
+
+
+async def test_an_end_is_told_where_somebody_listens(storage: PostgresStorage, server: Server, schema: str) -> None:
+    """Contract 13: nobody else, no notification; a session that has ended without a word is forgotten by the next."""
+    listeners = f"SELECT token FROM {schema}.listeners"
+    heard: list[object] = []
+    stranger = await asyncpg.connect(server.url())
+    await stranger.add_listener(f"flux_{schema}", lambda *said: heard.append(said[3]))
+    await storage.changed(-1, 60)
+    headers = [await held(storage, f"r{n}") for n in range(4)]
+    await storage.commit(step(headers[0], 1))  # looks after the lease
+    await storage.commit(end(headers[1], 1))
+    await stranger.execute("SELECT 1")
+    assert heard == []
+    async with PostgresStorage(server.url(), schema=schema) as other:
+        since = await other.changed(-1, 60)
+        await storage.commit(end(headers[2], 1))
+        assert await patiently(other.changed(since, 60)) != since
+        await stranger.execute("SELECT 1")
+        assert heard == [storage._parts().token]
+        assert len(await server.sql(listeners)) == 2
+    await server.sql(f"INSERT INTO {schema}.listeners VALUES ('gone', 7)")
+    assert len(await server.sql(listeners)) == 2
+    async with PostgresStorage(server.url(), schema=schema) as other:
+        await other.changed(-1, 60)
+        assert {row[0] for row in await server.sql(listeners)} == {storage._parts().token, other._parts().token}
+    await stranger.close()
+
+
 # --- connections that are lost
 
 
@@ -610,9 +662,10 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "load": ("r",), "load_many": ([1], "w", 1), "read_header": ("r",), "journal": ("r", 0, 10), "find": (9, "r", None, 5),
     "find_workflow": (9, "r", None, 5, "f"), "find_statuses": (9, "r", None, 5, None, ["a", "b"]),
     "existing": (["r"], ["f"], ["k"], ["w"], ["d"]), "stand": ([1], ["r"], ["w"], [1], [1], [1]), "newer": ([1], [0]),
-    "post": (0, "t", "r", None, "signal", "n", "p", "id", 10, 1), "posted": ("r", 1), "take": (0, "w", "r", 1, False, False),
+    "post": (0, "t", "r", None, "signal", "n", "p", "id", 10, 1, "w"), "posted": ("r", 1), "take": (0, "w", "r", 1, False, False),
     "holder": (0, "w", "r", "h"), "claim": (0, "w", 1, 10, [0], ["f"], ["1"], [0], ["s"]), "leased": ("w", 1),
-    "sweep": (0, "t", "w", []), "renew": (0, "w", 10), "probe": (0, "w", "h"),
+    "step": (0,) * 16, "last": (0,) * 17, "create_one": (0,) * 21,
+    "unlisten": (1, "t"), "sweep": (0, "t", "w", []), "renew": (0, "w", 10), "probe": (0, "w", "h"),
     "lock": (["r"],), "deliver": (0, "t", ["r"], ["signal"], ["n"], ["p"], ["id"], [1]), "delivered": (["r"], [1]),
     "parent": ("r",), "family": ("r",), "old": (0, 1, 0, 0, 10), "lock_free": ([1],),
     "schedule": ("s", 1), "schedules": ("s", 10), "schedules_due": (9, 10), "scheduled": ("s", 1), "unschedule": ("s", "t"),
@@ -625,12 +678,16 @@ INDEXES = {
     "load": {"runs_run_id_key", "journal_pkey", "inbox_pending"}, "load_many": {"runs_pkey", "journal_pkey", "inbox_pending"},
     "find": {"runs_created"}, "find_workflow": {"runs_workflow"}, "find_statuses": {"runs_status"},
     "stand": {"runs_run_id_key", "journal_pkey", "workers_present"}, "newer": {"inbox_pending"},
-    "post": {"runs_run_id_key", "inbox_signal", "inbox_pending"}, "claim": {"runs_claimable", "runs_pkey", "workers_present"},
+    "post": {"runs_run_id_key", "inbox_signal", "inbox_pending", "workers_present"},
+    "claim": {"runs_claimable", "runs_pkey", "workers_present"},
     "sweep": {"workers_present", "runs_owned", "runs_lane_owned", "runs_pkey"}, "renew": {"workers_present", "runs_owned"},
     "lock": {"runs_run_id_key"}, "deliver": {"runs_run_id_key", "runs_pkey", "inbox_signal"},
     "family": {"runs_run_id_key", "runs_children"}, "old": {"runs_ended", "runs_children", "runs_run_id_key"}, "lock_free": {"runs_pkey"},
     "levels": {"runs_claimable", "workers_present"}, "due": {"runs_claimable"}, "next_of_level": {"runs_claimable"},
     "held": {"runs_owned", "workers_present"}, "held_in": {"runs_lane"}, "let_in": {"runs_parked", "runs_pkey"}, "lanes_of": {"runs_pkey"},
+    "step": {"runs_pkey", "runs_run_id_key", "workers_present"},
+    "last": {"runs_pkey", "runs_run_id_key", "workers_present", "listeners_pkey"},
+    "create_one": {"workers_present"},
     "dead": {"runs_lane_owned", "workers_present"}, "starts": {"starts_pkey"}, "forget_starts": {"starts_pkey"},
     "schedules": {"schedules_pkey"}, "schedules_due": {"schedules_next"}, "schedule_change": {"schedules_pkey"},
 }  # fmt: skip
@@ -676,9 +733,10 @@ async def _fill(connection: Any, schema: str, size: int) -> None:
     for owner, misfits in (("NULL", "s"), ("'w'", "")):
         await connection.execute(
             f"INSERT INTO {schema}.runs (run_id, workflow, version, shape, status, priority, created_at, updated_at, wake_at, owner, "
-            "epoch, position, inbox_seq, seen_seq, input_digest, waiting, blocked, misfits, parent, mark) "
+            "epoch, position, inbox_seq, seen_seq, input_digest, waiting, blocked, misfits, parent, mark, begun, due_at, unfit) "
             f"SELECT 'r' || n || {owner if owner != 'NULL' else repr('')}, 'order', '1', 's', 'running', 0, n, n, n, {owner}, 1, 1, 0, 0, "
-            f"'', '', '', '{misfits}', CASE WHEN n > 9 THEN 'r' || n / 9 ELSE '' END, 0 FROM generate_series(1, {size}) n"
+            f"'', '', '', '{misfits}', CASE WHEN n > 9 THEN 'r' || n / 9 ELSE '' END, 0, true, "
+            f"CASE WHEN {owner} IS NULL THEN n END, '{misfits}' FROM generate_series(1, {size}) n"
         )
 
 
