@@ -140,7 +140,7 @@ class Wire:
 
     `lose_answers`: a connection breaks when the server answers a statement of some kind, so often. `hush`: nothing passes any more,
     in neither direction, and no side is told; `speak`: what was held back passes. `forget`: that never happens, but new connections
-    are as they should be.
+    are as they should be. `cut`: those that are there end.
     """
 
     def __init__(self, server: Server, folder: Path) -> None:
@@ -168,6 +168,11 @@ class Wire:
         self._passing.clear()
         self._passing = asyncio.Event()
         self._passing.set()
+
+    def cut(self) -> None:
+        """The connections that are there end, for both sides."""
+        for task in self._tasks:
+            task.cancel()
 
     def lose_answers(self, trigger: str, times: int = 1) -> None:
         """To executions of statements with these words in them."""

@@ -124,8 +124,12 @@ class Changes:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.remove_termination_listener(self._lost)
-            with suppress(*TROUBLE):  # the next that listens finds it gone
-                await connection.execute(self._sql.unlisten, self._key, self._token, timeout=CONNECTING)
+            try:
+                with suppress(*TROUBLE):  # the next that listens finds it gone
+                    await connection.execute(self._sql.unlisten, self._key, self._token, timeout=CONNECTING)
+            except BaseException:
+                connection.terminate()
+                raise
             await close(connection)
 
     async def _open(self) -> None:

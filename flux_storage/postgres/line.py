@@ -113,6 +113,9 @@ class Line(Generic[Q]):
             self._end(member, True)
         except (Exception, asyncio.CancelledError):
             self._end(member, False)
+        except BaseException:
+            self._end(member, False)
+            raise
         else:
             awaited._asyncio_future_blocking = False  # as a task says that it has taken note
             awaited.add_done_callback(partial(self._advance, member, work))
@@ -126,7 +129,8 @@ class Line(Generic[Q]):
             self._closing.spawn(self._run())
         else:
             self._running = False
-        self._closing.leave()
+        # Who was answered goes on first, and who is told of it: until then no clock jumps.
+        asyncio.get_running_loop().call_soon(self._closing.leave)
 
     async def _run(self) -> None:
         try:

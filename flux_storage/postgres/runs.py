@@ -69,15 +69,18 @@ def create_lone(o: Opened, member: Member[NewWritten]) -> Coroutine[Any, Any, bo
 async def _create_lone(o: Opened, member: Member[NewWritten]) -> bool:
     run, texts = member.request
     member.mark = new_mark()
-    row = await o.express.first(
-        o.sql.create_one, o.earliest(), o.token, FORMAT, member.mark, run.run_id, run.workflow, run.version, run.shape, run.status.value,
-        run.priority, run.at, run.wake_at, run.delay, run.owner, run.input_digest, run.idempotency_key, pack_names(run.waiting), run.parent,
-        *texts, None if run.status in TERMINAL else run.deduplication_key,
+    said = (
+        run.run_id, run.workflow, run.version, run.shape, run.status.value, run.priority, run.at, run.wake_at, run.delay, run.owner,
+        run.input_digest, run.idempotency_key, pack_names(run.waiting), run.parent, *texts,
+        None if run.status in TERMINAL else run.deduplication_key,
     )  # fmt: skip
+    try:
+        row = await o.express.first(o.sql.create_one, o.earliest(), o.token, FORMAT, member.mark, *said)
+    finally:
+        if run.owner is None:
+            o.changes.own()
     if row is None:
         return False
-    if run.owner is None:
-        o.changes.own()
     member.value = Created(fresh_header(run, row[1], row[2], run.owner), True, o.saw(row[0]))
     return True
 
@@ -183,11 +186,13 @@ def commit_lone(o: Opened, member: Member[Written]) -> Coroutine[Any, Any, bool]
 
 
 async def _commit_lone(o: Opened, member: Member[Written], quick: Quick) -> bool:
-    row = await o.express.first(quick[0], *quick[1])
+    try:
+        row = await o.express.first(quick[0], *quick[1])
+    finally:
+        if member.request[0].release:
+            o.changes.own()
     if row is None:
         return False
-    if member.request[0].release:
-        o.changes.own()
     member.value = Committed(o.saw(row[0]))
     return True
 
@@ -303,9 +308,7 @@ async def post(
     said = (run_id, workflow, posting.kind, posting.name, posting.payload, posting.signal_id, posting.limit, mark, taker)
 
     async def work(connection: Connection, again: bool) -> Any:
-        if again and (seq := await connection.fetchval(o.sql.posted, run_id, mark, timeout=ANSWERING)) is not None:
-            return seq, await connection.fetchrow(o.sql.read_header, run_id, timeout=ANSWERING)
-        return None, await _keep(o, connection, said)
+        return await (_keep_behind if again else _keep)(o, connection, said)
 
     try:
         seq, row = await o.link.perform(work)
@@ -323,17 +326,27 @@ async def post(
     return header, header.inbox_seq, True, o.saw(row["now"]), row["taken"]
 
 
-async def _keep(o: Opened, connection: Connection, said: tuple[Any, ...]) -> Any:
-    """The head of the run and what became of the posting; None where there is no such run."""
+async def _keep(o: Opened, connection: Connection, said: tuple[Any, ...]) -> tuple[int | None, Any]:
+    """The posting's number, if an earlier try has kept it, and the head of the run with what became of it; None where there is no run."""
     try:
         row = await connection.fetchrow(o.sql.post, o.earliest(), o.token, *said, timeout=ANSWERING)
         if row is None or row["what"] != "stale":
-            return row
+            return None, row
     except asyncpg.UniqueViolationError:
         pass  # the same signal, accepted from somebody else since this statement began
-    async with connection.transaction():  # in two steps: first the lock, and what is read after it is as new as can be
-        await connection.execute(o.sql.lock_run, said[0], timeout=ANSWERING)
-        return await connection.fetchrow(o.sql.post, o.earliest(), o.token, *said, timeout=ANSWERING)
+    return await _keep_behind(o, connection, said)
+
+
+async def _keep_behind(o: Opened, connection: Connection, said: tuple[Any, ...]) -> tuple[int | None, Any]:
+    """The same in several steps. First the lock: what is read after it is as new as can be, and what an earlier try of this call did, which
+    may wait for it still though its connection is gone, is there then."""
+    run_id, mark = said[0], said[7]
+    async with connection.transaction():
+        await connection.execute(o.sql.lock_run, run_id, timeout=ANSWERING)
+        seq = await connection.fetchval(o.sql.posted, run_id, mark, timeout=ANSWERING)
+        if seq is not None:
+            return seq, await connection.fetchrow(o.sql.read_header, run_id, timeout=ANSWERING)
+        return None, await connection.fetchrow(o.sql.post, o.earliest(), o.token, *said, timeout=ANSWERING)
 
 
 def demand(what: str, header: Header, workflow: str | None) -> None:

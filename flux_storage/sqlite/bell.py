@@ -33,6 +33,15 @@ class Bell:
         self.descriptor = _make(self._path)
         _all.add(self)
 
+    def __del__(self) -> None:
+        if getattr(self, "descriptor", -1) >= 0:  # of an event loop that stopped for good before it could be told
+            self.let_go()
+
+    @property
+    def hangs(self) -> bool:
+        """Whether others can still find it: somebody may have removed the folder."""
+        return self._path.exists()
+
     def hush(self) -> bool:
         """Forget the rings so far; whether there were any."""
         try:

@@ -221,9 +221,12 @@ class _Ear:
         if not self.loop.is_closed():
             self.wake()
         if self.bell is not None:
-            self._turn_away()
-            self.bell.close()
-            self.bell = None
+            self._take_down(self.bell)
+
+    def _take_down(self, bell: Bell) -> None:
+        self._turn_away()
+        bell.close()
+        self.bell = None
 
     def _rest(self) -> None:
         if self._timer is not None:
@@ -233,6 +236,8 @@ class _Ear:
     def _poll(self) -> None:
         self._timer = None
         if not self._look(self.loop):
+            if self.bell is not None and self.interval >= SLOWEST_BESIDE_BELL and not self.bell.hangs:
+                self._take_down(self.bell)
             slowest, growth = (SLOWEST, GROWTH) if self.bell is None else (SLOWEST_BESIDE_BELL, GROWTH_BESIDE_BELL)
             self.interval = min(self.interval * growth, slowest)
             self._timer = self.loop.call_later(self.interval, self._poll)

@@ -70,6 +70,7 @@ class Leases:
             return Renewal(False, (), tx.now)
         tx.cursor.execute(queries.EXTEND, (tx.now + lease, lease, worker))
         tx.workers[worker] = (tx.now + lease, lease)
+        tx.looked.pop(worker, None)
         unseen = tx.cursor.execute(queries.UNSEEN, (worker,)).fetchall()
         return Renewal(True, tuple([row[0] for row in unseen]), tx.now)
 
@@ -132,6 +133,7 @@ class Leases:
     def _condemn(self, tx: Transaction, worker: str, lock: str | None) -> None:
         tx.cursor.execute(queries.SET_STATE, (1, worker))
         tx.workers[worker] = None
+        tx.looked.pop(worker, None)
         if lock is not None:
             tx.afterwards.append(lambda: self._locks.drop(lock))
 

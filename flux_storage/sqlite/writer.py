@@ -14,7 +14,8 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -134,6 +135,7 @@ class Writer:
         self._next: Guest | None = None  # came while a batch gathered
         self._gate = threading.Lock()
         self._turn = threading.Lock()  # who has it uses the connection
+        self._wanted = False  # by the thread: others leave it alone
         self.cost = SWIFT
         """Seconds that a transaction takes, averaged."""
         self._stopped = False
@@ -151,7 +153,7 @@ class Writer:
 
     def here(self, operation: Operation) -> bool:
         """Commit this one operation in the calling thread, if that is quick just now; whether it was done, one way or the other."""
-        if self.cost >= SWIFT or not self._turn.acquire(blocking=False):
+        if self._wanted or self.cost >= SWIFT or not self._turn.acquire(blocking=False):
             return False
         try:
             if self._stopped or not self._queue.empty():
@@ -159,11 +161,13 @@ class Writer:
             try:
                 transaction = self._attempt([operation])
             except Exception as error:
-                if self._connection.in_transaction:
-                    self._cursor.execute(queries.ROLLBACK)
+                self.take_back()
                 if is_busy(error):
                     return False
                 operation.error = translate(error, self._path)
+            except BaseException:  # a signal handler's: this is the thread that has those
+                self.take_back()
+                raise
             else:
                 for act in transaction.afterwards:
                     act()
@@ -202,7 +206,7 @@ class Writer:
         if batch is None:
             return False
         if isinstance(batch, Guest):
-            with self._turn:
+            with self._own_turn():
                 batch.serve(self)
             return True
         batches = [batch]
@@ -221,11 +225,18 @@ class Writer:
                 break
             batches.append(batch)
             operations += batch.operations
-        with self._turn:
+        with self._own_turn():
             self._perform(operations)
         for batch in batches:
             batch.answer()
         return not last
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        self._wanted = True
+        with self._turn:
+            self._wanted = False
+            yield
 
     def _perform(self, operations: list[Operation]) -> None:
         try:
@@ -245,8 +256,7 @@ class Writer:
             try:
                 transaction = self._attempt(operations)
             except Exception as error:
-                if self._connection.in_transaction:
-                    self._cursor.execute(queries.ROLLBACK)
+                self.take_back()
                 if not is_busy(error):
                     raise
             else:
@@ -270,10 +280,10 @@ class Writer:
             except FluxError as error:
                 operation.error = error
         changes = self._commit(transaction)
-        cost = perf_counter() - begun
-        self.cost = 10 * SWIFT if cost > SLUGGISH else self.cost + (cost - self.cost) / 8
         if changes:
             self._changed(changes)
+        cost = perf_counter() - begun
+        self.cost = 10 * SWIFT if cost > SLUGGISH else self.cost + (cost - self.cost) / 8
         return transaction
 
     def _commit(self, transaction: Transaction) -> int:
@@ -319,6 +329,7 @@ class Writer:
 
     def take_back(self) -> None:
         """Leave everything as it was."""
+        self._looked.clear()  # it may tell of what is taken back
         if self._connection.in_transaction:
             self._cursor.execute(queries.ROLLBACK)
 

@@ -448,6 +448,32 @@ async def test_a_posting_whose_answer_is_lost_is_kept_once(wired: tuple[Postgres
     assert posted.run == await storage.load("one") and len(posted.run.postings) == 1
 
 
+async def test_a_posting_that_waited_when_its_connection_broke_is_kept_once(
+    wired: tuple[PostgresStorage, Wire], server: Server, schema: str
+) -> None:
+    """I22, I45: the server goes on with the first try, which waits for somebody's lock, and the second comes to wait behind it."""
+    storage, wire = wired
+    await storage.create(new_run("one"))
+    holder = await asyncpg.connect(server.url())
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute(f'SELECT FROM "{schema}".runs FOR UPDATE')
+    posting = asyncio.create_task(storage.post("one", signal()))
+    await waiting_for_locks(server, 1)
+    wire.cut()
+    await waiting_for_locks(server, 2)
+    await transaction.rollback()
+    assert (await posting).seq == 1
+    assert [one.seq for one in (await loaded(storage, "one")).postings] == [1]
+    await holder.close()
+
+
+async def waiting_for_locks(server: Server, number: int) -> None:
+    """So many sessions wait for one."""
+    while (await server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))[0][0] < number:
+        await asyncio.sleep(0)
+
+
 async def test_a_lease_whose_answer_is_lost_is_found(wired: tuple[PostgresStorage, Wire]) -> None:
     """I15: no run stays behind with a worker that does not know of it."""
     storage, wire = wired

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,20 +141,50 @@ async def test_a_handler_that_takes_too_long(storage: SQLiteStorage, monkeypatch
 
 async def test_a_constraint_that_the_commit_finds(storage: SQLiteStorage) -> None:
     """Contract 21: what the database has against it comes as its driver says it, and nothing is left."""
-    with closing(sqlite3.connect(storage.path)) as connection:
-        connection.executescript(
-            "CREATE TABLE parents (id INTEGER PRIMARY KEY);"
-            "CREATE TABLE kids (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
-        )
+    _demand_parents(storage)
     header = await held(storage)
-
-    writer = storage._parts().port()._writer  # pyright: ignore[reportPrivateUsage]
-    writer.connection.execute("PRAGMA foreign_keys = ON")
     async with storage.transaction() as tx:
         await tx.run(lambda connection: connection.execute("INSERT INTO kids VALUES (7)"))
         with pytest.raises(sqlite3.IntegrityError):
             await tx.commit(commit_of(header, await storage.now()))
     assert (await storage.load("r")).header.position == 1  # type: ignore[union-attr]
+
+
+async def test_a_lease_that_was_extended_in_vain_is_extended_again(tmp_path: Path) -> None:
+    """D15: what a transaction that was rolled back did for the lease counts for nothing."""
+    Lines(tmp_path / "flux.db")
+    clock = VirtualClock(autojump=False)
+    async with SQLiteStorage(tmp_path / "flux.db", synchronous="NORMAL", clock=clock) as storage:
+        await storage.register("w", 30_000_000)
+        header = await held(storage)
+        _demand_parents(storage)
+        await storage.commit(commit_of(header, clock.now()))
+        header = replace(header, position=2)
+        await clock.advance(11)
+        async with storage.transaction() as tx:
+            await tx.run(lambda connection: connection.execute("INSERT INTO kids VALUES (7)"))
+            with pytest.raises(sqlite3.IntegrityError):
+                await tx.commit(commit_of(header, clock.now()))
+        assert await _expires_at(storage) == clock.now() + 19_000_000
+        await storage.commit(commit_of(header, clock.now()))
+        assert await _expires_at(storage) == clock.now() + 30_000_000
+
+
+def _demand_parents(storage: SQLiteStorage) -> None:
+    """A table that has something against a transaction only when it ends."""
+    with closing(sqlite3.connect(storage.path)) as connection:
+        connection.executescript(
+            "CREATE TABLE parents (id INTEGER PRIMARY KEY);"
+            "CREATE TABLE kids (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
+        )
+    writer = storage._parts().port()._writer  # pyright: ignore[reportPrivateUsage]
+    writer.connection.execute("PRAGMA foreign_keys = ON")
+
+
+async def _expires_at(storage: SQLiteStorage) -> int:
+    with closing(sqlite3.connect(storage.path)) as connection:
+        expires_at: int = connection.execute("SELECT expires_at FROM flux_workers").fetchone()[0]
+    return expires_at
 
 
 async def test_others_write_before_and_after(storage: SQLiteStorage) -> None:
