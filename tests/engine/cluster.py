@@ -108,8 +108,8 @@ class Cluster:
 
 
 async def eventually(condition: Callable[[], Any | Awaitable[Any]]) -> None:
-    """Turn the event loop until the condition holds; fails after ten seconds."""
-    async with asyncio.timeout(10):
+    """Turn the event loop until the condition holds; fails after a minute, for a disk may stand still for seconds."""
+    async with asyncio.timeout(60):
         while True:
             answer = condition()
             if asyncio.iscoroutine(answer):

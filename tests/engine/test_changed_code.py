@@ -77,7 +77,7 @@ async def test_a_worker_blocks_it(cluster: Cluster) -> None:
             return (await engine.summary(run_id)).status is RunStatus.BLOCKED
 
         await eventually(blocked)
-        await (await engine.start(other)).result(timeout=10)
+        await (await engine.start(other)).result(timeout=60)
     with pytest.raises(DefinitionChanged):
         await engine.resume(renamed(effects), run_id)
     assert (await engine.get(run_id)).status == "blocked"
@@ -207,7 +207,7 @@ async def test_an_unreadable_run_hinders_nobody(cluster: Cluster) -> None:
     with pytest.raises(UnreadableRun, match=broken):  # accepted, but there is nothing to show
         await poster.signal(flow, broken, "go")
     async with other.worker():
-        await other.handle(whole).result(timeout=10)
+        await other.handle(whole).result(timeout=60)
 
         async def blocked() -> bool:
             return (await other.summary(broken)).status is RunStatus.BLOCKED

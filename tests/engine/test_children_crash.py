@@ -154,7 +154,7 @@ async def dies(cluster: Cluster, story: Story, at: int, after: bool, tell: Calla
     storage = Dying(cluster.storage(), at, after)
     engine = await cluster.open(storage, workflows=[story.flow])
     task, death = asyncio.ensure_future(tell(engine)), asyncio.ensure_future(storage.died.wait())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
     died = storage.died.is_set()
     if died:

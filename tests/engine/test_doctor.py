@@ -215,7 +215,7 @@ async def test_late(cluster: Cluster) -> None:
     await cluster.clock.advance(seconds=60)
     assert "90 s" in (await only(engine, "late")).message and "worker" in (await only(engine, "late")).advice
     async with engine.worker():
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
     assert (await engine.doctor(ended=True)).healthy
 
 
@@ -331,7 +331,7 @@ async def anything(cluster: Cluster, acts: list[tuple[str, int]]) -> None:
 async def some_turns(cluster: Cluster, call: Any) -> None:
     """Let this call go as far as it comes without time passing."""
     task = None if call is None else asyncio.create_task(call)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for _ in range(20):
             await asyncio.sleep(0)
             while cluster.clock.working:

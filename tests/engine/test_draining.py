@@ -49,7 +49,7 @@ async def test_a_handler_may_finish(cluster: Cluster) -> None:
     left = await other.get("r")
     assert left.status == "running" and [line.status.value for line in left.history] == ["completed"]
     async with other.worker():  # at once: no lease has to run out
-        await other.handle("r").result(timeout=10)
+        await other.handle("r").result(timeout=60)
     done = await other.get("r")
     assert effects.done == ["hold 1", "next"] and done.history[1].attempts == 1 and not done.history[1].in_doubt
 
@@ -142,7 +142,7 @@ async def test_runs_that_rest_are_given_back(cluster: Cluster) -> None:
     assert [result.status.value for result in await asyncio.gather(*tasks)] == ["suspended", "suspended"]
     async with other.worker():
         await cluster.clock.advance(50)
-        await other.handle("n").result(timeout=10)
+        await other.handle("n").result(timeout=60)
     assert effects.done.count("b") == 1
 
 
@@ -208,5 +208,5 @@ async def test_leaving_a_worker_waits_no_longer_than_the_grace(cluster: Cluster)
         await hold.entered.wait()
     assert not hold.go.is_set() and await handle.status() == "running"
     hold.go.set()
-    await handle.result(timeout=10)
+    await handle.result(timeout=60)
     assert effects.done == ["hold 1", "next"]

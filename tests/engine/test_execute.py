@@ -392,7 +392,7 @@ async def test_a_cancelled_caller_only_detaches(engine: FluxEngine) -> None:
     with pytest.raises(asyncio.CancelledError):
         await caller
     go.set()
-    assert await engine.handle("d").result(timeout=10) == {}
+    assert await engine.handle("d").result(timeout=60) == {}
     assert (await engine.get("d")).results == {"a": "done", "b": None}
 
 

@@ -136,7 +136,7 @@ async def test_a_worker_outlives_a_storage_that_is_down(cluster: Cluster) -> Non
     handle = await engine.start(flow)
     storage.fail("claim", DOWN, times=2)
     async with engine.worker():
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
     assert effects.done == ["a"]
 
 

@@ -37,7 +37,7 @@ async def test_result(engine: FluxEngine) -> None:
     """api.md Handles: a builder run's data, from anywhere."""
     async with engine.worker():
         handle = await engine.start(FLOW, "ana")
-        assert await handle.result(timeout=10) == {"who": "ana"}
+        assert await handle.result(timeout=60) == {"who": "ana"}
         assert await engine.handle(handle.id).result() == {"who": "ana"}
         assert await handle.status() == "completed" and (await handle.details()).results == {"put": "put"}
 

@@ -57,7 +57,7 @@ class Bench:
 
     async def wanted(self, engine: FluxEngine) -> None:
         """A suspect is due, and wants this engine to itself."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not engine._host.isolation.closed:  # pyright: ignore[reportPrivateUsage]
                 await self.cluster.clock.advance(seconds=1)
                 await self.turns()
@@ -108,7 +108,7 @@ class Bench:
     async def turns(self) -> None:
         """As many turns as anything here could need."""
         await self.cluster.clock.advance(seconds=0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for _ in range(5):
                 for _ in range(20):
                     await asyncio.sleep(0)
@@ -130,7 +130,7 @@ class Bench:
         self.open.update(run_ids)
         async with engine.worker():
             for run_id in run_ids:
-                await engine.handle(run_id).result(timeout=10)
+                await engine.handle(run_id).result(timeout=60)
                 result = await engine.get(run_id)
                 assert [(line.attempts, line.lost_attempts, line.in_doubt) for line in result.history] == [(1, 0, False)] * 2
                 assert not await self.records(engine, run_id, AttemptLost)
@@ -218,7 +218,7 @@ async def test_the_gate_opens_again(cluster: Cluster) -> None:
         for name in ("bad one", "i1 two", "i2 one"):
             await bench.finish(name)
         for run_id in ("bad", "i1", "i2"):
-            await engine.handle(run_id).result(timeout=10)
+            await engine.handle(run_id).result(timeout=60)
 
 
 async def test_it_ends_and_all_go_on(cluster: Cluster) -> None:
@@ -256,7 +256,7 @@ async def test_no_quiet_worker(cluster: Cluster) -> None:
         bench.open.update(("i1", "i2"))
         for run_id in ("i1", "i2"):
             await bench.finish(f"{run_id} one")
-            await engine.handle(run_id).result(timeout=10)
+            await engine.handle(run_id).result(timeout=60)
         await cluster.clock.advance(seconds=LATER / SECOND + 1)
         await bench.enters("bad one")
 
@@ -338,9 +338,9 @@ async def test_the_lease_is_lost_while_it_waits(cluster: Cluster) -> None:
     await cluster.clock.advance(seconds=LEASE + 1)
     await eventually(lambda: not engine._host.isolation.closed)  # pyright: ignore[reportPrivateUsage]
     async with other.worker():
-        await other.handle("bad").result(timeout=10)
-        await other.handle("i1").result(timeout=10)
-        await (await engine.start(bench.flow, id="i9")).result(timeout=10)
+        await other.handle("bad").result(timeout=60)
+        await other.handle("i1").result(timeout=60)
+        await (await engine.start(bench.flow, id="i9")).result(timeout=60)
 
 
 # --- what counts
@@ -349,7 +349,7 @@ async def test_the_lease_is_lost_while_it_waits(cluster: Cluster) -> None:
 async def lose(bench: Bench, *, beside: bool) -> FluxEngine:
     """One more attempt of "bad" is lost, beside an innocent that never ends or by itself; the engine that is dead then."""
     engine = await bench.engine()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         worker = engine.worker()
         await worker.__aenter__()
         if beside:

@@ -131,7 +131,7 @@ async def test_sleeping(cluster: Cluster) -> None:
         await reaches(engine, run_id, "suspended", "confirm")
         assert (await engine.get(run_id)).waiting_for == ("go",)
         await poster.signal(shop.two, run_id, "go", 5)
-        await engine.handle(run_id).result(timeout=10)
+        await engine.handle(run_id).result(timeout=60)
     await check_done(engine, shop)
     assert shop.effects.done == ["pay", "notify", "ship", "thank"]
     assert (await engine.get(run_id)).data == {"pay": 1, "notify": 1, "ship": 1, "thank": 1}
@@ -167,7 +167,7 @@ async def test_waiting_until_its_timeout(cluster: Cluster) -> None:
         await cluster.clock.advance(seconds=990)
         assert (await engine.get(run_id)).status == "suspended"
         await cluster.clock.advance(seconds=20)
-        await engine.handle(run_id).result(timeout=10)
+        await engine.handle(run_id).result(timeout=60)
     await check_done(engine, shop)
     assert (await engine.get(run_id)).results["confirm"] == "none"
 
@@ -338,7 +338,7 @@ async def test_failed_and_then_retried(cluster: Cluster, failing: str) -> None:
     shop.effects.done.clear()
     await after.retry(shop.two, "r")
     async with after.worker():
-        await after.handle("r").result(timeout=10)
+        await after.handle("r").result(timeout=60)
     result = await after.get("r")
     assert (result.status, result.version) == ("completed", "2")
     assert [line.path for line in result.history if line.path != "notify"] == ["pay", "nap", "confirm", "ship", "thank"]
@@ -402,14 +402,14 @@ async def test_an_old_engine_leaves_migrated_runs(cluster: Cluster) -> None:
         poster = await cluster.open(drive_in_caller=False)
         await poster.signal(shop.two, run_id, "go", 5)
         other = create_workflow("other").step("o", shop.act("o"))
-        await (await old.start(other)).result(timeout=10)
+        await (await old.start(other)).result(timeout=60)
         await cluster.clock.advance(minutes=60)
         after = (await stored(new, run_id)).header
         assert (after.epoch, after.position, after.version) == (before.epoch, before.position, "2")
         shown = await old.get(run_id)
         assert (shown.version, shown.status, shown.waiting_for) == ("2", "suspended", ("go",))
         async with new.worker():
-            await new.handle(run_id).result(timeout=10)
+            await new.handle(run_id).result(timeout=60)
     await check_done(new, shop)
     shown = await old.get(run_id)
     assert shown.status == "completed" and shown.results["ship"] == "result of ship" and shown.results["confirm"] == 5
@@ -433,7 +433,7 @@ async def test_the_way_through_three_versions(cluster: Cluster) -> None:
         await cluster.clock.advance(seconds=101)
         for one in (run_id, "r1", "r2"):
             await last.signal(three, one, "go", one)
-            await last.handle(one).result(timeout=10)
+            await last.handle(one).result(timeout=60)
             result = await last.get(one)
             assert (result.version, result.results["settle"], result.results["confirm"]) == ("3", "result of pay", one)
             assert [line.path for line in result.history if line.path != "notify"] == ["settle", "nap", "confirm", "ship", "thank"]

@@ -111,7 +111,7 @@ async def test_both_shapes_under_load(cluster: Cluster, first: str) -> None:
             await reaches(poster, run_id, "blocked")
         async with engines[1].worker(concurrency=3):
             for run_id in every:
-                await poster.handle(run_id).result(timeout=10)
+                await poster.handle(run_id).result(timeout=60)
     for run_id in every:
         kind = run_id.partition("-")[0]
         result = await engines[order.index(kind)].get(run_id)
@@ -135,7 +135,7 @@ async def test_no_flapping(cluster: Cluster) -> None:
         async with engine.worker():
             await reaches(engine, run_id, "blocked")
             for _ in range(3):
-                await (await engine.start(other)).result(timeout=10)
+                await (await engine.start(other)).result(timeout=60)
                 await cluster.clock.advance(minutes=10)
         header = await header_of(engine, run_id)
         before = before or header
@@ -169,7 +169,7 @@ async def test_old_and_new_version_side_by_side(cluster: Cluster) -> None:
         for run_id in ids:
             await poster.signal(two if run_id in ids[::2] else one, run_id, "go")
         for run_id in ids:
-            await poster.handle(run_id).result(timeout=10)
+            await poster.handle(run_id).result(timeout=60)
             assert not await blocks(poster, run_id)
     assert Counter(effects.done) == {"new": 6, "one": 6, "two": 6}
 
@@ -211,7 +211,7 @@ async def test_it_goes_on_with_its_signals(cluster: Cluster) -> None:
             await reaches(poster, run_id, "blocked")
         fits = await cluster.open(workflows=[flow])
         async with fits.worker():
-            await poster.handle(run_id).result(timeout=10)
+            await poster.handle(run_id).result(timeout=60)
     result = await fits.get(run_id)
     assert (result.results["go"], result.results["again"]) == (0, 1) and effects.done == ["a", "b"]
     assert result.way_on is None and (await poster.summary(run_id)).blocked_reason is None
@@ -241,7 +241,7 @@ async def test_timers_and_deadline_are_kept(cluster: Cluster) -> None:
         await reaches(fits, "timed", "suspended")
         assert effects.done == ["a", "a", "undo a"]
         await cluster.clock.advance(seconds=100)
-        result = await fits.handle("timed").result(timeout=10)
+        result = await fits.handle("timed").result(timeout=60)
     assert effects.done[-1] == "b" and (await fits.get("timed")).results["go"] == "late", result
     assert "DeadlineExceeded" in type((await fits.get("bounded")).error).__name__
 
@@ -264,7 +264,7 @@ async def test_the_wrong_code_leaves_it_as_it_was(cluster: Cluster) -> None:
     assert (await engine.doctor()).counts.get("stuck") is None
     fits = await cluster.open(workflows=[old_shape(effects)])
     async with fits.worker():
-        assert await fits.handle(run_id).result(timeout=10) is not None
+        assert await fits.handle(run_id).result(timeout=60) is not None
     assert effects.done == ["a", "b"]
 
 
@@ -293,7 +293,7 @@ async def test_a_worker_with_other_workflows(cluster: Cluster) -> None:
     engine = await cluster.open(workflows=[other, version])
     async with engine.worker():
         for flow in (other, version):
-            await (await engine.start(flow)).result(timeout=10)
+            await (await engine.start(flow)).result(timeout=60)
     assert await header_of(poster, run_id) == before
     assert not (await poster.get(run_id)).blocked_reason
 
@@ -370,7 +370,7 @@ async def test_no_change_of_shape(cluster: Cluster) -> None:
     poster = await cluster.open(drive_in_caller=False)
     async with engine.worker():
         await poster.signal(changed, run_id, "go", 4)
-        await poster.handle(run_id).result(timeout=10)
+        await poster.handle(run_id).result(timeout=60)
     assert effects.done == ["a", "other b"] and not await blocks(poster, run_id)
 
 
@@ -386,7 +386,7 @@ async def test_new_steps_behind_the_point_reached(cluster: Cluster) -> None:
     assert (await new.signal(long, run_id, "on", 2)).waiting_for == ("last",)
     assert (await old.signal(short, run_id, "last", 3)).status == "blocked"
     async with old.worker(), new.worker():
-        await new.handle(run_id).result(timeout=10)
+        await new.handle(run_id).result(timeout=60)
     assert effects.done == ["new", "b"] and len(await blocks(old, run_id)) == 1
 
 
@@ -464,7 +464,7 @@ async def test_rows_that_were_put_right(cluster: Cluster) -> None:
     assert (await engine.resume(flow, run_id)).status == "suspended"
     async with engine.worker():
         await cluster.clock.advance(seconds=3601)
-        await engine.handle(run_id).result(timeout=10)
+        await engine.handle(run_id).result(timeout=60)
     assert effects.done == ["a", "b"]
 
 

@@ -83,7 +83,7 @@ async def made(engine: FluxEngine) -> list[str]:
 async def reaches(engine: FluxEngine, run_id: str | None, status: str) -> None:
     """The run comes to stand so."""
     assert run_id is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await engine.until(run_id, {RunStatus(status)})
 
 

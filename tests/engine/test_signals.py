@@ -443,7 +443,7 @@ async def test_only_posting(cluster: Cluster) -> None:
     posted = await web.signal(flow, handle.id, "approval", 1)
     assert posted.status == "suspended"
     async with worker.worker():
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
     assert (await web.get(handle.id)).results["b"] == 1
 
 
@@ -461,5 +461,5 @@ async def test_a_cancelled_sender_has_sent_or_not(engine: FluxEngine) -> None:
         if result.status != "completed":
             await engine.signal(flow, run_id, "approval", turns)
         # Who was cancelled may just have taken the run: then that one moves it, and the second sender only sees how it stands.
-        await engine.handle(run_id).result(timeout=10)
+        await engine.handle(run_id).result(timeout=60)
         assert (await engine.get(run_id)).results["approval"] == turns

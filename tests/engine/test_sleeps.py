@@ -103,6 +103,6 @@ async def test_a_month_passes(cluster: Cluster) -> None:
         await cluster.clock.advance(days=29, hours=23)
         assert (await worker.get(result.id)).status == "suspended"
         await cluster.clock.advance(hours=1)
-        await worker.handle(result.id).result(timeout=10)
+        await worker.handle(result.id).result(timeout=60)
     ended = await worker.get(result.id)
     assert effects.done == ["a", "b"] and ended.duration is not None and ended.duration >= 30 * 86400

@@ -28,7 +28,7 @@ async def test_it_runs_what_was_started(engine: FluxEngine) -> None:
     async with engine.worker() as worker:
         after = await engine.start(flow)
         for handle in (before, after):
-            await handle.result(timeout=10)
+            await handle.result(timeout=60)
         worker.stop()
     assert effects.done.count("a") == effects.done.count("b") == 2
 
@@ -38,7 +38,7 @@ async def test_work_until_stopped(engine: FluxEngine) -> None:
     effects = Effects()
     flow = create_workflow("work").step("a", effects.step("a"))
     task = asyncio.create_task(engine.work(concurrency=5, handle_signals=False))
-    await (await engine.start(flow)).result(timeout=10)
+    await (await engine.start(flow)).result(timeout=60)
     engine.stop()
     await task
     handle = await engine.start(flow)
@@ -72,7 +72,7 @@ async def test_priority(engine: FluxEngine) -> None:
         await engine.start(flow, id=run_id, priority=priority)
     async with engine.worker(concurrency=1):
         for run_id in "abcd":
-            await engine.handle(run_id).result(timeout=10)
+            await engine.handle(run_id).result(timeout=60)
     assert order == ["a", "b", "c", "d"]
 
 
@@ -86,7 +86,7 @@ async def test_delay(engine: FluxEngine, cluster: Cluster) -> None:
         await cluster.clock.advance(minutes=59)
         assert await handle.status() == "pending" and effects.done == []
         await cluster.clock.advance(minutes=1)
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
 
 
 async def test_concurrency(engine: FluxEngine) -> None:
@@ -113,7 +113,7 @@ async def test_concurrency(engine: FluxEngine) -> None:
             name = next(iter(running))
             await eventually(lambda name=name: name not in running)  # type: ignore[misc]
         for handle in handles:
-            await handle.result(timeout=10)
+            await handle.result(timeout=60)
     assert max(most) == 3 and len(most) == 10
 
 
@@ -156,7 +156,7 @@ async def test_timers_and_signals(engine: FluxEngine, cluster: Cluster) -> None:
 
             await eventually(reached)
         await poster.signal(flow, handle.id, "go", 1)
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
     assert tries == [1, 2] and (await handle.details()).results["late"] == "default"
 
 
@@ -170,11 +170,11 @@ async def test_it_leaves_what_it_does_not_know(engine: FluxEngine, cluster: Clus
     worker = await cluster.open(workflows=[known])
     handle = await worker.start(known)
     async with worker.worker():
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
         assert [await one.status() for one in foreign] == [RunStatus.PENDING] * 2
     async with engine.worker():
         for one in foreign:
-            await one.result(timeout=10)
+            await one.result(timeout=60)
     assert sorted(effects.done) == ["a", "a2", "o"]
 
 
@@ -201,7 +201,7 @@ async def test_taking_over(cluster: Cluster) -> None:
     assert (await other.get("r")).status == "running"
     async with other.worker():
         await cluster.outlive()
-        await other.handle(handle.id).result(timeout=10)
+        await other.handle(handle.id).result(timeout=60)
     result = await other.get("r")
     assert effects.done == ["a", "hold 1", "hold 2", "b"] and result.results == {"a": 1, "hold": "done", "b": 2}
     assert result.history[1].attempts == 2 and result.history[1].lost_attempts == 0
@@ -294,6 +294,6 @@ async def test_a_lease_that_ran_out_unnoticed(cluster: Cluster, refusals: int) -
         storage.faults.clear()
         storage.fail("renew", StorageUnavailable("not now"), times=refusals)
         gate.set()
-        await handle.result(timeout=10)
+        await handle.result(timeout=60)
     assert effects.done == ["b", "c"]
     assert (await handle.details()).history[1].attempts == 1 + refusals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
@@ -186,10 +187,21 @@ async def work(
     storage: Any = storage_at(where, MannedSQLite, MannedPostgres)
     storage.refusals, storage.hesitates = refusals, hesitates
     settings = {"default_retry": AT_ONCE, "hooks": [Teller()] if tells else []} | settings
-    async with FluxEngine(storage, workflows=WORKFLOWS.values(), **settings) as engine:
+    engine = FluxEngine(storage, workflows=WORKFLOWS.values(), **settings)
+    for tries in range(10):
+        try:
+            await engine.__aenter__()
+        except StorageUnavailable:  # a server that recovers from a crash takes longer than the tries of one opening, on a slow machine
+            if tries == 9:
+                raise
+        else:
+            break
+    try:
         asyncio.get_running_loop().call_soon(say, "ready")
         _tell_of_stopping(engine)
         await engine.work(concurrency=concurrency)
+    finally:
+        await engine.__aexit__(*sys.exc_info())
 
 
 def _tell_of_stopping(engine: FluxEngine) -> None:

@@ -98,7 +98,7 @@ async def is_reported_alone(cluster: Cluster) -> None:
     await engine.storage.post("bad", NewPosting("signal", "go", "null"))
     async with engine.worker():
         await engine.signal(FLOW, "good", "go")
-        await engine.handle("good").result(timeout=10)
+        await engine.handle("good").result(timeout=60)
 
         async def both_at_rest() -> bool:
             bad, new = await engine.summary("bad"), await engine.summary("new")
@@ -246,7 +246,7 @@ async def is_in_nobodys_way(cluster: Cluster) -> None:
 
         await eventually(taken_up)
         await engine.signal(FLOW, "good", "go")
-        await engine.handle("good").result(timeout=10)
+        await engine.handle("good").result(timeout=60)
 
 
 @in_loose_columns
