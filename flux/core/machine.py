@@ -223,9 +223,12 @@ def _cut(draft: Decision, command: Cut) -> None:
 
 
 def _goes_down(state: RunState, cause: CutCause) -> bool:
-    """Whether the run ends for the reason that an attempt was cut for; if not, the step must go on (S2.3)."""
+    """Whether the run ends for the reason that an attempt was cut for; if not, the step must go on (S2.3). While the step beyond which
+    there is no return is under way beside it, that is not known: the step waits, and goes on if the run does."""
     if cause == "stopped":
         return True
+    if any(st.node.step.pivot for st in state.calls.values()):
+        return False
     if cause == "cancelled":
         return state.cancel is not None
     return cause == "deadline" and state.deadline_at is not None and state.pivot is None

@@ -438,6 +438,17 @@ def test_second_cancel_is_the_same_request() -> None:
     assert run.tell(cancel(4, interrupt=True)) == []
 
 
+def test_cut_by_the_deadline_beside_the_point_of_no_return() -> None:
+    """D10, S9.4, I15: whether the run goes down is not known while that step is under way; once it has completed, what was cut goes on."""
+    run = Talk(step("a"), step("long", after=("a",)), commit("point", pivot=True, after=("a",)), deadline=SECOND)
+    run.tell(Returned("a", 1, "1"))
+    run.now += SECOND
+    assert run.tell(Cut("long", 1, "deadline")) == [AttemptCut("long", 1, "deadline", run.now)]
+    completed, blocked = run.tell(Returned("point", 1, "1"))
+    assert isinstance(completed, StepCompleted) and isinstance(blocked, RunBlocked) and blocked.reason == "DeadlineExceeded"
+    assert run.tell(Unblock(), Tick()) == [RunUnblocked(), StepStarted("long", 2)]
+
+
 def test_commit_steps_are_sheltered() -> None:
     """S9.1, D10: neither an interrupting cancel nor the deadline stops them."""
     run = Talk(commit("a"), deadline=SECOND)
