@@ -279,8 +279,8 @@ SELECT i.seq FROM "{s}".inbox i WHERE i.ref = (SELECT ref FROM "{s}".runs WHERE 
 
 # --- notifications
 
-# From now on this session listens; those that are gone do not. One that notifies does not where nobody else does: it costs a run a tenth of
-# its time, for the server wakes the notifier's own session too.
+# From now on this connection listens; those that are gone do not. Where nobody else listens nothing is notified: it would cost a run a
+# tenth of its time, for the server wakes the notifier's own connection too.
 _LISTEN = """
 WITH locked AS MATERIALIZED (SELECT pg_advisory_lock($1::bigint)), gone AS (
     DELETE FROM "{s}".listeners l WHERE pg_try_advisory_xact_lock(l.key)

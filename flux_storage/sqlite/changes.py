@@ -245,7 +245,7 @@ class _Ear:
     def _attend(self, bell: Bell) -> None:
         try:
             self.loop.add_reader(bell.descriptor, self._rung)
-        except (NotImplementedError, OSError) as error:
+        except (NotImplementedError, OSError) as error:  # an event loop that watches no descriptors: Windows has such
             _log.info("%r cannot watch a pipe (%s): changes of other processes are noticed by polling", self.loop, error)
             bell.close()
             self.bell = None
