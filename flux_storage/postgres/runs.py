@@ -20,6 +20,7 @@ from flux.errors import InboxFull, LeaseLost, RunFinished, RunNotFound, StorageU
 from flux.journal import FORMAT
 from flux.storage import Commit, Committed, Created, Header, NewPosting, NewRun
 
+from ..heads import new_head
 from .line import Member
 from .link import ANSWERING, Connection
 from .rows import HEADER, header_of, pack_names, pack_shapes, posting_of
@@ -145,11 +146,8 @@ async def _look_for(o: Opened, left: dict[int, Member[NewWritten]], now: int) ->
 
 def fresh_header(run: NewRun, ref: int, wake_at: int, owner: str | None, *, parked: bool = False) -> Header:
     """The head of a run as it has just been made."""
-    return Header(
-        run.run_id, ref, run.workflow, run.version, run.shape, run.status, run.priority, run.at, run.at, None, wake_at, owner,
-        0 if owner is None else 1, 1, 0, run.input_digest, run.idempotency_key, tuple(run.waiting), parent=run.parent,
-        lane=run.lane, parked=parked, deduplication_key=None if run.status in TERMINAL else run.deduplication_key,
-    )  # fmt: skip
+    once = None if run.status in TERMINAL else run.deduplication_key
+    return new_head(run, ref, wake_at, owner, run.idempotency_key, once, parked=parked)
 
 
 # --- committing
