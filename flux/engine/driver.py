@@ -489,13 +489,7 @@ class Driver:
             self.run_id, self.ref, self.lease.nonce, self.epoch, state.position, state.inbox_seq, now, records,
             RunStatus.COMPLETED if ends else RunStatus.RUNNING, None if ends else 0, (), "", (), ends, state.misfits, lane=self.lane,
         )  # fmt: skip
-        write = host.storage.commit
-        try:
-            reply = await write(commit)
-        except StorageUnavailable as error:
-            reply = await self._commit_again(write, commit, error)
-        if not host.one_clock:
-            host.saw(reply.now)
+        reply = await self._write(host.storage.commit, commit)
         if reply.postings:
             await self._advance((done,), arrived=reply.postings)
             return
@@ -538,13 +532,7 @@ class Driver:
                 state.rollback()
                 return False
             commit = self._commit_of(tuple(decision.records), tuple(decision.consumed), now, release, decision)
-            write = host.storage.commit if within is None else within.commit
-            try:
-                reply = await write(commit)
-            except StorageUnavailable as error:
-                reply = await self._commit_again(write, commit, error)
-            if not host.one_clock:
-                host.saw(reply.now)
+            reply = await self._write(host.storage.commit if within is None else within.commit, commit)
             if not reply.postings:
                 break
             # Nothing was written: what came goes first, so that a cancel accepted before a completion wins (D12, I27).
@@ -634,14 +622,17 @@ class Driver:
             commit.posts = words(self.run_id, state, records, decision.tells, self.host.codec)
         return commit
 
-    async def _commit_again(self, write: Callable[[Commit], Awaitable[Committed]], commit: Commit, error: StorageUnavailable) -> Committed:
-        """Try the same commit again, as long as the lease holds (S15.3, I45): the handler is not run again for it."""
+    async def _write(self, write: Callable[[Commit], Awaitable[Committed]], commit: Commit) -> Committed:
+        """Commit; where the storage could not, try the same again as long as the lease holds (S15.3, I45): the handler is not run again."""
         for tries in count():
-            await self._wait_to_retry(error, tries)
             try:
-                return await write(commit)
-            except StorageUnavailable as again:
-                error = again
+                reply = await write(commit)
+            except StorageUnavailable as error:
+                await self._wait_to_retry(error, tries)
+            else:
+                if not self.host.one_clock:
+                    self.host.saw(reply.now)
+                return reply
         raise AssertionError("count() ends never")
 
     async def _wait_to_retry(self, error: FluxError, tries: int) -> None:
