@@ -358,7 +358,7 @@ async def test_closing_an_engine_gives_all_of_a_family_back(cluster: Cluster) ->
     task = asyncio.create_task(first.execute(flow, id="r"))
     await parts.reached("a")
     closing = asyncio.create_task(first.close())
-    await asyncio.sleep(0)
+    await eventually(lambda: first._host.draining)  # pyright: ignore[reportPrivateUsage]
     parts.let("a")
     await asyncio.wait_for(closing, 10)
     await asyncio.gather(task, return_exceptions=True)
