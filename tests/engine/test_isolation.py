@@ -335,8 +335,9 @@ async def test_the_lease_is_lost_while_it_waits(cluster: Cluster) -> None:
     other = await bench.engine()
     bench.open.update(("bad", "i1", "i9"))
     engine._host.drop_lease(lease)  # pyright: ignore[reportPrivateUsage]
+    await eventually(lambda: not engine._host.drivers)  # pyright: ignore[reportPrivateUsage]  # a commit would extend it (D15)
+    assert not engine._host.isolation.closed  # pyright: ignore[reportPrivateUsage]
     await cluster.clock.advance(seconds=LEASE + 1)
-    await eventually(lambda: not engine._host.isolation.closed)  # pyright: ignore[reportPrivateUsage]
     async with other.worker():
         await other.handle("bad").result(timeout=60)
         await other.handle("i1").result(timeout=60)

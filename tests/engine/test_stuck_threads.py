@@ -42,6 +42,10 @@ class Stubborn:
         ctx.data["by"] = ctx.attempt
         return f"attempt {ctx.attempt}"
 
+    async def begun(self) -> None:
+        """Until the first call is under way: its time may be over before its thread has had a turn."""
+        await eventually(self.entered.is_set)
+
     async def undo(self, ctx: Any) -> None:
         self.order.append("undone")
 
@@ -53,17 +57,18 @@ class Stubborn:
         return NOT_DONE
 
 
-async def waits(engine: FluxEngine, run_id: str = "r", path: str = "a") -> None:
+async def waits(engine: FluxEngine, stubborn: Stubborn) -> None:
     """Until the run says that it waits for the thread."""
 
     async def says() -> bool:
         try:
-            run = await engine.get(run_id)
+            run = await engine.get("r")
         except LookupError:
             return False
-        return path in run.progress and "thread" in run.progress[path].message
+        return "a" in run.progress and "thread" in run.progress["a"].message
 
     await eventually(says)
+    await stubborn.begun()
 
 
 async def blocked(engine: FluxEngine, run_id: str = "r") -> RunResult:
@@ -81,7 +86,7 @@ async def test_the_next_attempt_waits(engine: FluxEngine) -> None:
     stubborn = Stubborn()
     flow = create_workflow("attempt").step("a", stubborn, timeout=0.02, retries=1, retry=AT_ONCE)
     task = asyncio.create_task(engine.execute(flow, id="r"))
-    await waits(engine)
+    await waits(engine, stubborn)
     assert stubborn.order == ["called 1"]
     stubborn.go.set()
     result = await task
@@ -98,7 +103,7 @@ async def test_the_compensation_waits(engine: FluxEngine, asynchronous: bool, ch
     undo = stubborn.undo if asynchronous else stubborn.undo_on_a_thread
     flow = create_workflow("undo").step("a", stubborn, timeout=0.02, retries=0, on_unknown=choice, compensate=undo)
     task = asyncio.create_task(engine.execute(flow, id="r"))
-    await waits(engine)
+    await waits(engine, stubborn)
     assert stubborn.order == ["called 1"] and (await engine.get("r")).status == "compensating"
     stubborn.go.set()
     result = await task
@@ -110,7 +115,7 @@ async def test_the_probe_waits(engine: FluxEngine) -> None:
     stubborn = Stubborn()
     flow = create_workflow("probe").step("a", stubborn, timeout=0.02, retries=1, retry=AT_ONCE, probe=stubborn.probe)
     task = asyncio.create_task(engine.execute(flow, id="r"))
-    await waits(engine)
+    await waits(engine, stubborn)
     assert stubborn.order == ["called 1"]
     stubborn.go.set()
     result = await task
@@ -122,9 +127,9 @@ async def test_after_an_interrupt(engine: FluxEngine) -> None:
     stubborn = Stubborn()
     flow = create_workflow("interrupt").step("a", stubborn, timeout=None, compensate=stubborn.undo)
     task = asyncio.create_task(engine.execute(flow, id="r"))
-    await eventually(stubborn.entered.is_set)
+    await stubborn.begun()
     cancel = asyncio.create_task(engine.cancel("r", interrupt=True))
-    await waits(engine)
+    await waits(engine, stubborn)
     assert stubborn.order == ["called 1"]
     stubborn.go.set()
     assert (await cancel).status == "cancelled" and (await task).status == "cancelled"
@@ -136,8 +141,9 @@ async def test_a_retry_of_the_run_waits(engine: FluxEngine) -> None:
     stubborn = Stubborn()
     flow = create_workflow("retry").step("a", stubborn, timeout=0.02, retries=0)
     assert (await engine.execute(flow, id="r")).status == "failed"
+    await stubborn.begun()
     task = asyncio.create_task(engine.retry(flow, "r"))
-    await waits(engine)
+    await waits(engine, stubborn)
     assert stubborn.order == ["called 1"]
     stubborn.go.set()
     result = await task
@@ -150,7 +156,7 @@ async def test_other_runs_go_on(engine: FluxEngine) -> None:
     other.go.set()
     flow = create_workflow("one").step("a", stubborn, timeout=0.02, retries=1, retry=AT_ONCE)
     task = asyncio.create_task(engine.execute(flow, id="r"))
-    await waits(engine)
+    await waits(engine, stubborn)
     assert (await engine.execute(create_workflow("two").step("a", other))).status == "completed"
     stubborn.go.set()
     await task
@@ -161,7 +167,7 @@ async def test_a_cancel_while_it_waits(engine: FluxEngine) -> None:
     stubborn = Stubborn()
     flow = create_workflow("cancel").step("a", stubborn, timeout=0.02, retries=5, retry=AT_ONCE, compensate=stubborn.undo)
     task = asyncio.create_task(engine.execute(flow, id="r"))
-    await waits(engine)
+    await waits(engine, stubborn)
     cancel = asyncio.create_task(engine.cancel("r", interrupt=True))
 
     async def compensating() -> bool:
@@ -180,6 +186,7 @@ async def test_abandoned(cluster: Cluster) -> None:
     stubborn = Stubborn()
     flow = create_workflow("abandoned").step("a", stubborn, timeout=0.02, retries=1, retry=AT_ONCE)
     run = await engine.execute(flow, id="r")
+    await stubborn.begun()
     assert run.status == "blocked" and (run.blocked_reason or "").startswith("HandlerStuck") and "'a'" in (run.blocked_reason or "")
     assert "resume" in (run.way_on or "") and stubborn.order == ["called 1"]
     assert (await engine.resume(flow, "r")).status == "blocked", "it is still there"
@@ -196,6 +203,7 @@ async def test_abandoned_and_taken_elsewhere(cluster: Cluster) -> None:
     stubborn = Stubborn()
     flow = create_workflow("elsewhere").step("a", stubborn, timeout=0.02, retries=1, retry=AT_ONCE)
     assert (await one.execute(flow, id="r")).status == "blocked"
+    await stubborn.begun()
     result = await other.resume(flow, "r")
     assert result.status == "completed" and result.results == {"a": "attempt 2"}
     assert stubborn.order == ["called 1", "called 2", "returned 2"]
@@ -210,6 +218,7 @@ async def test_an_abandoned_compensation(cluster: Cluster) -> None:
         stubborn = Stubborn()
         flow = create_workflow(f"undo-{run_id}").step("a", stubborn, timeout=0.02, retries=0, compensate=stubborn.undo)
         run = await engine.execute(flow, id=run_id)
+        await stubborn.begun()
         assert run.status == "blocked" and stubborn.order == ["called 1"]
         if run_id == "resumed":
             stubborn.go.set()
@@ -231,6 +240,7 @@ async def test_what_moves_an_abandoned_run(cluster: Cluster, way: Any) -> None:
     last.go.set()
     flow = create_workflow("moves").step("a", stubborn, timeout=0.02, retries=3, retry=AT_ONCE).step("last", last)
     assert (await engine.execute(flow, id="r")).status == "blocked"
+    await stubborn.begun()
     if way in ("skip", "done"):
         assert (await engine.resolve("r", "a", way)).status == "completed"
     elif way == "cancel":
@@ -250,7 +260,7 @@ async def test_a_shutdown_does_not_wait_for_ever(cluster: Cluster) -> None:
     flow = create_workflow("shutdown").step("a", stubborn, timeout=0.02, retries=2, retry=AT_ONCE)
     one = await cluster.open(grace=0)
     task = asyncio.create_task(one.execute(flow, id="r"))
-    await waits(one)
+    await waits(one, stubborn)
     await one.close()
     await asyncio.gather(task, return_exceptions=True)
     other = await cluster.open()
