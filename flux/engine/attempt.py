@@ -67,6 +67,10 @@ class Attempt:
             self.cut_cause = cause
             self._cancel()
 
+    def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether its handler does."""
+        return self._task is not None and self._task is task
+
     def _overrun(self) -> None:
         if self.cut_cause is None:
             self.timed_out = True

@@ -6,6 +6,7 @@ only detaches (D19).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ class Caller:
     async def post(self, run_id: str, posting: NewPosting, workflow: str, *, interrupt: bool = False, compensate: bool = True) -> RunResult:
         """Post a signal or a cancel, and stay with the run while it is moved on here (S7.6). Raises as the storage's `post`."""
         driver = await self._host.own(self._deliver(run_id, posting, workflow, interrupt, compensate))
-        if driver is not None:
+        if driver is not None and not driver.runs_in(asyncio.current_task()):
             await driver.finished()
             if not driver.lost or driver.error is not None:
                 return await self._result_of(driver)

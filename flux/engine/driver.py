@@ -159,8 +159,14 @@ class Driver:
     @property
     def resting(self) -> bool:
         """Whether it waits for time, rather than for a handler; its own, or that of a child which is moved on here."""
+        if self._rest is None or self._flying:
+            return False
         drivers = self.host.drivers
-        return self._rest is not None and all(drivers[child].resting for child in self.state.children.values() if child in drivers)
+        return all(drivers[child].resting for child in self.state.children.values() if child in drivers)
+
+    def runs_in(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether one of its handlers does: who waits for the run there waits for itself."""
+        return any(attempt.runs_in(task) for attempt in self._attempts.values())
 
     async def look_safely(self) -> None:
         """`look`, for a background task."""

@@ -98,7 +98,10 @@ class Host:
         """Start nothing more, let handlers finish, give the runs back, close the storage (S14.4, D10)."""
         self.drain()
         await self._settle()
-        self.is_open = False
+        assert self._leasing is not None, "made when it was opened"
+        async with self._leasing:  # a call may be registering just now, and begin something then
+            self.is_open = False
+        await self._settle()
         if self._lease is not None:
             self._retired.add(self._lease)
             self._lease = None
@@ -171,6 +174,8 @@ class Host:
         if self._leasing is None:
             raise EngineClosed("the engine is not open")
         async with self._leasing:
+            if not self.is_open:
+                raise EngineClosed("the engine was closed before this call had a lease")
             lease = self._lease
             if lease is not None and lease.deadline and not lease.alive:
                 await lease.beat()  # late, but nobody may have noticed

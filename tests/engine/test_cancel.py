@@ -306,3 +306,16 @@ async def test_a_cancel_survives_a_crash(cluster: Cluster) -> None:
     await cluster.outlive()
     result = await other.resume(flow, "r")
     assert result.status == "cancelled" and effects.done == ["undo a"]
+
+
+async def test_a_sheltered_handler_that_cancels_its_own_run(engine: FluxEngine) -> None:
+    """S11.1, D19: an interrupting cancel does not stop a commit step, nor does its call there wait for the run."""
+
+    async def charge(ctx: Any) -> str:
+        await engine.cancel(ctx.run_id, interrupt=True)
+        return "charged"
+
+    flow = create_workflow("self").commit("charge", charge).step("next", charge)
+    async with asyncio.timeout(60):
+        result = await engine.execute(flow)
+    assert result.status == "cancelled" and result.results == {"charge": "charged"}

@@ -210,3 +210,22 @@ async def test_leaving_a_worker_waits_no_longer_than_the_grace(cluster: Cluster)
     hold.go.set()
     await handle.result(timeout=60)
     assert effects.done == ["hold 1", "next"]
+
+
+async def test_closing_while_the_first_call_registers(cluster: Cluster) -> None:
+    """S14.4, I14: the lease that it gets is given back, and nothing goes on under it."""
+    effects = Effects()
+    flow = create_workflow("first").step("a", effects.step("a"))
+    storage = Faulty(cluster.storage())
+    engine = await cluster.open(storage, workflows=[flow])
+    storage.held["register"] = asyncio.Event()
+    task = asyncio.create_task(engine.execute(flow, id="r"))
+    await eventually(lambda: any(verb == "register" for verb, _ in storage.calls))
+    closing = asyncio.create_task(engine.close())
+    await eventually(lambda: engine._host.draining)  # pyright: ignore[reportPrivateUsage]
+    storage.held["register"].set()
+    await closing
+    await asyncio.gather(task, return_exceptions=True)
+    assert engine._host._lease is None  # pyright: ignore[reportPrivateUsage]
+    registered = [nonce for verb, nonce in storage.calls if verb == "register"]
+    assert [nonce for verb, nonce in storage.calls if verb == "unregister"] == registered and effects.done == []

@@ -20,6 +20,7 @@ from flux import (
     RunStatus,
     UnknownSignal,
     WaitTimeout,
+    Workflow,
     branch,
     create_workflow,
     wait,
@@ -463,3 +464,35 @@ async def test_a_cancelled_sender_has_sent_or_not(engine: FluxEngine) -> None:
         # Who was cancelled may just have taken the run: then that one moves it, and the second sender only sees how it stands.
         await engine.handle(run_id).result(timeout=60)
         assert (await engine.get(run_id)).results["approval"] == turns
+
+
+async def test_a_branch_that_signals_its_own_run(engine: FluxEngine) -> None:
+    """S7.6, D19: the signal is stored, and the call does not wait for a run that waits for its caller."""
+    flow: Workflow[Any, Any]
+
+    async def tell(ctx: Any) -> Any:
+        await eventually(lambda: engine._host.drivers[ctx.run_id]._rest is not None)  # pyright: ignore[reportPrivateUsage]
+        return (await engine.signal(flow, ctx.run_id, "go", 1)).status
+
+    flow = create_workflow("branches").parallel("p", a=tell, b=branch().wait("go"))
+    async with asyncio.timeout(60):
+        result = await engine.execute(flow)
+    assert result.results["p"] == {"a": "running", "b": {"go": 1}}
+
+
+async def test_a_signal_beside_a_branch_at_work(engine: FluxEngine) -> None:
+    """S7.6: it is durable when the call returns, and that does not wait for a handler of another branch."""
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    async def work(ctx: Any) -> str:
+        entered.set()
+        await go.wait()
+        return "done"
+
+    flow = create_workflow("beside").parallel("p", a=work, b=branch().wait("go"))
+    task = asyncio.create_task(engine.execute(flow, id="r"))
+    await entered.wait()
+    async with asyncio.timeout(60):
+        assert (await engine.signal(flow, "r", "go", 1)).status == "running"
+    go.set()
+    assert (await task).results["p"] == {"a": "done", "b": {"go": 1}}
