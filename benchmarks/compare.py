@@ -40,17 +40,17 @@ def _git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def write(folder: Path, found: Found, scale: Scale, machine: dict[str, str], revision: str) -> None:
+def write(folder: Path, found: Found, scale: Scale, machine: dict[str, str], revision: str, command: str) -> None:
     """compare.md and compare.json."""
     text = "\n".join([
         f"# This tree beside {revision}", "",
-        f"Medians of {scale.rounds} rounds (least – most), in turns. The change is beyond the noise where the spreads do not meet.", "",
+        f"Medians of {scale.rounds} rounds (least – most), in turns. The change is beyond the noise where the spreads do not meet."
+        f" Reproduce: `{command}`.", "",
         *(f"- {name}: {value}" for name, value in machine.items()), "", *_table(found, scale, revision), "",
         *(f"- not measured: {name}: {' '.join(reason.split())}" for name, reason in found.missing.items()),
     ])  # fmt: skip
     values = [{"workload": key[0], "storage": key[1], "subject": key[2], "values": figures} for key, figures in found.values.items()]
     report.write(folder, "compare", text, json.dumps({"machine": machine, "results": values}, indent=1))
-    print(text)
 
 
 def _table(found: Found, scale: Scale, revision: str) -> list[str]:

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -32,7 +31,7 @@ def python(name: str) -> Path:
     if not (home / "mark").exists() or (home / "mark").read_text() != wanted:
         print(f"making the environment {name}", flush=True)
         _fresh(home)
-        venv.create(home, with_pip=True)
+        _call(sys.executable, "-m", "venv", str(home))
         _call(str(program), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(REQUIREMENTS / f"{name}.txt"))
         (home / "mark").write_text(wanted)
     return program

@@ -16,15 +16,15 @@ FLOOR, FLUX = "floor", "flux"
 class Line:
     """One row of a workload's table: what one subject reached on one storage.
 
-    `values` by figure are all that was measured. `limit` is the part of the floor's speed that it reached, `against` how
-    many times as fast flux was; None where there is nothing to compare with.
+    `values` by figure are all that was measured, `limits` by figure the part of the floor's speed that it reached, where there is a
+    floor. `against` is how many times as fast flux was in the first figure; None where there is nothing to compare with.
     """
 
     workload: Workload
     storage: str
     subject: str
     values: dict[str, list[float]]
-    limit: float | None
+    limits: dict[str, float]
     against: float | None
 
     def middle(self, figure: str) -> float | None:
@@ -45,8 +45,13 @@ def lines(found: Found, scale: Scale) -> Iterator[Line]:
         for storage in (*workload.storages, OWN):
             for (key, place, subject), values in found.values.items():
                 if (key, place) == (workload.key, storage):
-                    limit = None if subject == FLOOR else _ratio(found, (key, storage, FLOOR), values, first)
-                    yield Line(workload, storage, subject, values, limit, _against(found, key, storage, subject, values, first))
+                    limits = {} if subject == FLOOR else _limits(found, (key, storage, FLOOR), values, figures_of(workload, scale))
+                    yield Line(workload, storage, subject, values, limits, _against(found, key, storage, subject, values, first))
+
+
+def _limits(found: Found, floor: tuple[str, str, str], values: dict[str, list[float]], figures: Sequence[Figure]) -> dict[str, float]:
+    ratios = {figure.name: _ratio(found, floor, values, figure) for figure in figures if figure.unit in ("s", "/s")}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
 def _against(found: Found, key: str, storage: str, subject: str, values: dict[str, list[float]], figure: Figure) -> float | None:

@@ -10,38 +10,37 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .environments import versions
+from .postgres import Server
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-def describe(disk: Path, postgres: str) -> dict[str, str]:
-    """By name, for the report."""
+def describe(disk: Path, server: Server | None, tree: Path) -> dict[str, str]:
+    """By name, for the report. `tree` is the flux that is measured."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "revision": revision(),
+        "revision": revision(tree),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": _memory(),
         "system": f"{platform.system()} {platform.release()}",
-        "disk": _filesystem(disk),
+        "disk": _filesystem(disk) + (f"; of PostgreSQL: {_filesystem(server.folder)}" if server else ""),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        "postgres": postgres or "none",
+        "postgres": server.version() if server else "none",
         "load when it began": ", ".join(f"{load:.2f}" for load in os.getloadavg()),
         "packages of flux": ", ".join(f"{name} {version}" for name, version in versions("flux").items()),
     }
 
 
-def revision() -> str:
-    """The commit of this tree, and whether the tree differs from it."""
+def revision(tree: Path) -> str:
+    """The commit of a tree, and whether the tree differs from it."""
     try:
-        head = _git("rev-parse", "--short", "HEAD")
-        return head + (" with changes" if _git("status", "--porcelain", "--", "flux", "flux_storage") else "")
+        head = _git(tree, "rev-parse", "--short", "HEAD")
+        return head + (" with changes" if _git(tree, "status", "--porcelain", "--", "flux", "flux_storage") else "")
     except (OSError, subprocess.SubprocessError):
         return "not a git checkout"
 
 
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+def _git(tree: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=tree, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _line(file: str, start: str) -> str:

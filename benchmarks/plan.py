@@ -63,7 +63,7 @@ WORKLOADS = (
         ),
     ),
     Workload(
-        "W7", "Recovery: runs interrupted in their third step by kill -9, until they are done",
+        "W7", "Recovery: runs interrupted in their third step by kill -9, until a new process has them done",
         (Figure("all", "to the last", "s"), Figure("first", "to the first", "s")), ("sqlite", "sqlite-normal", "postgres"),
     ),
     Workload(
@@ -74,13 +74,14 @@ WORKLOADS = (
         ),
         ("memory", "sqlite", "postgres"),
     ),
-    Workload("W9", "Claim rate, by how many runs wait", (), ("memory", "sqlite", "postgres"), once=True),
+    Workload("W9", "Claim rate, by how many runs wait", (), ("memory", "sqlite", "postgres")),
+    Workload("W9m", "The same where a million wait", (), ("memory", "sqlite", "postgres"), once=True),
 )  # fmt: skip
 BY_KEY = {workload.key: workload for workload in WORKLOADS}
 
 
 def claim_figures(sizes: Sizes) -> tuple[Figure, ...]:
-    """Those of W9, which depend on the levels."""
+    """Those of W9 and W9m, which depend on the levels."""
     levels = sorted(size for name, size in sizes.items() if name.startswith("level"))
     return tuple(
         Figure(f"claims_{batch}_at_{level}", f"{level:,} waiting, {batch} a claim", "/s", less=False)
@@ -110,10 +111,10 @@ FULL = Scale(
     sizes={
         "W1": _of(400, 5000), "W2": _of(4000, 10_000), "W3": _of(0, steps=10_000), "W4": _of(300, 2000), "W4x": _of(100),
         "W5": _of(500, 5000, more=5000), "W6": _of(10_000), "W7": _of(1000), "W8": _of(1),
-        "W9": _of(0, level_1=1000, level_2=100_000, level_3=1_000_000),
+        "W9": _of(0, level_1=1000, level_2=100_000), "W9m": _of(0, level_1=1_000_000),
     },
     peers={
-        "W1": {"runs": 60}, "W2": {"runs": 300}, "W3": {"steps": 1000}, "W4": {"runs": 20}, "W4x": {"runs": 20},
+        "W1": {"runs": 60}, "W2": {"runs": 300}, "W3": {"steps": 1000}, "W4": {"runs": 100}, "W4x": {"runs": 100},
         "W5": {"runs": 100, "more": 300}, "W6": {"runs": 300}, "W7": {"runs": 100}, "W8": {"runs": 1},
     },
 )  # fmt: skip
@@ -123,6 +124,7 @@ QUICK = Scale(
     sizes={
         "W1": _of(150, 2000), "W2": _of(1500, 3000), "W3": _of(0, steps=2500), "W4": _of(80, 500), "W4x": _of(30),
         "W5": _of(150, 1000, more=1000), "W6": _of(1000), "W7": _of(200), "W8": _of(1), "W9": _of(0, level_1=1000, level_2=10_000),
+        "W9m": _of(0, level_1=100_000),
     },
     peers={
         "W1": {"runs": 10}, "W2": {"runs": 100}, "W3": {"steps": 200}, "W4": {"runs": 5}, "W4x": {"runs": 5},

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ class Server:
     """
 
     def __init__(self, folder: Path, socket: Path) -> None:
-        self._data, self._socket = folder / "data", socket
+        self.folder, self._data, self._socket = folder, folder / "data", socket
         self._as: dict[str, Any] = {}
         self._numbers = count(1)
         if os.geteuid() == 0:
@@ -47,14 +47,18 @@ class Server:
         self._run("pg_ctl", "-D", str(self._data), "-l", str(folder / "log"), "-w", "-s", "start")
 
     def database(self) -> str:
-        """The URL of a new, empty database."""
+        """The URL of a new, empty database. Raises Unavailable."""
         name = f"bench{next(self._numbers)}"
-        self._run("createdb", "-h", str(self._socket), "-U", USER, name)
+        try:
+            self._run("createdb", "-h", str(self._socket), "-U", USER, name)
+        except subprocess.SubprocessError as error:
+            raise Unavailable(f"no database: {error}") from error
         return f"postgresql://{USER}@/{name}?host={self._socket}"
 
     def drop(self, url: str) -> None:
-        """Forget it, so that the disk does not fill."""
-        self._run("dropdb", "-h", str(self._socket), "-U", USER, "--force", _name(url))
+        """Forget it, so that the disk does not fill; where that fails it goes with the server."""
+        with suppress(subprocess.SubprocessError):
+            self._run("dropdb", "-h", str(self._socket), "-U", USER, "--force", _name(url))
 
     def version(self) -> str:
         """As the server says it, and its settings."""
@@ -64,7 +68,8 @@ class Server:
 
     def stop(self) -> None:
         """For good."""
-        self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "-s", "stop")
+        with suppress(subprocess.SubprocessError):  # its guard does the same, without waiting
+            self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "-s", "stop")
         self._guard.communicate()
 
     def _run(self, program: str, *arguments: str) -> None:

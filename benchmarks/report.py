@@ -37,13 +37,19 @@ def _digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def cell(line: Line, figure: Figure) -> str:
-    """Median, and the spread where there was more than one round."""
+def cell(line: Line, figure: Figure, rounds: int) -> str:
+    """Median, the spread or that it was measured once, and the percentage of the limit."""
     values = line.values.get(figure.name)
     if not values:
         return NOTHING
-    least, middle, most = spread(values)
-    return show(middle, figure.unit) + (f" ({show(least, figure.unit)} – {show(most, figure.unit)})" if len(values) > 1 else "")
+    least, middle, most = (show(value, figure.unit) for value in spread(values))
+    around = f" ({least} – {most})" if len(values) > 1 else " (once)" if rounds > 1 else ""
+    limit = line.limits.get(figure.name)
+    return middle + around + ("" if limit is None else f", {_percent(limit)}")
+
+
+def _percent(part: float) -> str:
+    return f"{part * 100:.0f} %" if part >= 0.1 else f"{part * 100:.1f} %"
 
 
 def row(cells: Iterable[str]) -> str:
@@ -55,9 +61,8 @@ def table(workload: Workload, found: Sequence[Line], scale: Scale) -> list[str]:
     """One workload; a column that would be empty is left out."""
     figures = figures_of(workload, scale)
     columns = {"storage": [STORAGE_NAMES[line.storage] for line in found], "who": [line.subject for line in found]}
-    columns |= {figure.title: [cell(line, figure) for line in found] for figure in figures}
-    if workload.key != "W8":  # of weight there is no limit, and nothing is faster
-        columns["of the limit"] = [NOTHING if line.limit is None else f"{line.limit * 100:.0f} %" for line in found]
+    columns |= {figure.title: [cell(line, figure, scale.rounds) for line in found] for figure in figures}
+    if workload.key != "W8":  # of weight nothing is faster
         columns["flux is faster by"] = [NOTHING if line.against is None else f"{show(line.against, 'x')} ×" for line in found]
     shown = {title: cells for title, cells in columns.items() if any(text != NOTHING for text in cells)}
     text = [f"## {workload.key}: {workload.title}", "", row(shown), row("---" for _ in shown)]
@@ -97,14 +102,16 @@ def notes(found: Found, subjects: Sequence[Subject]) -> list[str]:
     return [*text, ""]
 
 
-def markdown(found: Found, scale: Scale, subjects: Sequence[Subject], machine: dict[str, str], command: str) -> str:
-    """The whole report."""
+def markdown(found: Found, scale: Scale, subjects: Sequence[Subject], machine: dict[str, str], command: str, done: int) -> str:
+    """The whole report, of so many rounds that are done."""
     all_lines = list(lines(found, scale))
     text = [
         "# Results", "",
         f"Medians of {scale.rounds} rounds (least – most), everybody in turns in each round, each measurement in a process of its own."
-        " 'The limit' is the floor of the same storage; ratios are medians of those in each round. Reproduce: `" + command + "`.",
-        "", *(f"- {name}: {value}" for name, value in machine.items()), "", "![plot](latest.png)", "", *goal_table(found),
+        " Percentages say what part of the limit's speed was reached: of the floor on the same storage. They and the ratios are medians of"
+        " those in each round. Reproduce: `" + command + "`.",
+        "", *([f"**Not complete: {done} of {scale.rounds} rounds.**", ""] if done < scale.rounds else []),
+        *(f"- {name}: {value}" for name, value in machine.items()), "", "![plot](latest.png)", "", *goal_table(found),
     ]  # fmt: skip
     for workload in WORKLOADS:
         here = [line for line in all_lines if line.workload is workload]
@@ -119,7 +126,7 @@ def as_json(found: Found, scale: Scale, machine: dict[str, str]) -> str:
         {
             "workload": line.workload.key, "title": line.workload.title, "storage": line.storage, "subject": line.subject,
             "median": {name: median(values) for name, values in line.values.items()}, "values": line.values,
-            "of_the_limit": line.limit, "flux_is_faster_by": line.against,
+            "of_the_limit": line.limits, "flux_is_faster_by": line.against,
         }
         for line in lines(found, scale)
     ]  # fmt: skip

@@ -56,12 +56,13 @@ class Runner:
             return False
         return True
 
-    def rounds(self, storages: Sequence[str]) -> None:
-        """Everything, in turns."""
+    def rounds(self, storages: Sequence[str]) -> Iterator[int]:
+        """Everything, in turns; how many rounds are done, after each."""
         for number in range(self._scale.rounds):
             print(f"round {number + 1} of {self._scale.rounds}", flush=True)
             for subject, workload, storage in self._turns(number, storages):
                 self._measure(subject, workload, storage)
+            yield number + 1
 
     def _turns(self, number: int, storages: Sequence[str]) -> Iterator[tuple[Subject, str, str]]:
         for key in self._scale.only:
@@ -77,12 +78,12 @@ class Runner:
     def _measure(self, subject: Subject, workload: str, storage: str) -> None:
         label = f"{workload} {storage} {subject.name}"
         url = ""
-        if storage == "postgres":
-            if self._server is None:
-                return
-            url = self._server.database()
+        if storage == "postgres" and self._server is None:
+            return
         place = Path(tempfile.mkdtemp(dir=self._disk))
         try:
+            if storage == "postgres" and self._server is not None:
+                url = self._server.database()
             figures = self._process(subject, workload, storage, place, url)
         except Unavailable as reason:
             self.found.missing[label] = str(reason)
@@ -121,7 +122,10 @@ def run_side(subject: Subject, job: dict[str, object]) -> dict[str, float]:
             raise
     if process.returncode or not said.strip():
         raise Unavailable(f"failed: {complaint(complaints)}")
-    figures: dict[str, float] = json.loads(said.strip().splitlines()[-1])
+    try:
+        figures: dict[str, float] = json.loads(said.strip().splitlines()[-1])
+    except ValueError:
+        raise Unavailable(f"said no figures: {said.strip()[-LAST_WORDS:]}") from None
     return figures
 
 

@@ -40,9 +40,9 @@ class Subject:
         return SIDES / self.script
 
 
-DURABLE = ("W1", "W2", "W3", "W4", "W4x", "W5", "W6", "W7", "W8", "W9")
+DURABLE = ("W1", "W2", "W3", "W4", "W4x", "W5", "W6", "W7", "W8", "W9", "W9m")
 FLUX_TAKES = {
-    "memory": ("W1", "W2", "W3", "W4", "W5", "W6", "W8", "W9"),
+    "memory": ("W1", "W2", "W3", "W4", "W5", "W6", "W8", "W9", "W9m"),
     "sqlite": DURABLE,
     "sqlite-normal": ("W1", "W2", "W3", "W4", "W5", "W6", "W7"),
     "postgres": DURABLE,
@@ -53,18 +53,22 @@ FLOORS = (
     Subject("floor", "flux", "floor_memory.py", {"memory": ("W1", "W2", "W3", "W8")}, setup="a bare Python loop over the same coroutines"),
     Subject(
         "floor", "flux", "floor_sqlite.py",
-        {"sqlite": ("W1", "W2", "W3", "W4", "W5", "W6", "W9"), "sqlite-normal": ("W1", "W2", "W3", "W4", "W5", "W6")},
+        {"sqlite": ("W1", "W2", "W3", "W4", "W5", "W6", "W9", "W9m"), "sqlite-normal": ("W1", "W2", "W3", "W4", "W5", "W6")},
         setup="bare sqlite3: as many commits of one update and one insert; 100 in flight share a transaction",
     ),
     Subject(
-        "floor", "flux", "floor_postgres.py", {"postgres": ("W1", "W2", "W3", "W4", "W5", "W6", "W9")},
+        "floor", "flux", "floor_postgres.py", {"postgres": ("W1", "W2", "W3", "W4", "W5", "W6", "W9", "W9m")},
         setup="bare asyncpg on one connection: as many one-statement commits; 100 in flight share a statement",
     ),
 )  # fmt: skip
 
-FLUX = Subject("flux", "flux", "flux_side.py", FLUX_TAKES)
+FLUX = Subject(
+    "flux", "flux", "flux_side.py", FLUX_TAKES,
+    setup="defaults; in W7 it knows by a lock on the file, or on the server, that a process has died, where that was on the same machine;"
+    " else its lease has to run out, after 30 s",
+)  # fmt: skip
 FLUX_UVLOOP = Subject(
-    "flux + uvloop", "flux", "flux_side.py",
+    "flux + uvloop", "uvloop", "flux_side.py",
     dict.fromkeys(("memory", "sqlite", "sqlite-normal", "postgres"), WITH_LOOP),
     uvloop=True,
 )  # fmt: skip
@@ -74,7 +78,7 @@ PEERS = (
         "DBOS", "dbos", "dbos_side.py",
         {"sqlite": ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8"), "postgres": ("W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8")},
         setup="async workflows, log level ERROR, queue polled every 10 ms (its default is 1 s), LISTEN/NOTIFY on PostgreSQL",
-        durability="SQLite: rollback journal, synchronous=FULL; PostgreSQL as the others", package="dbos", slow=("W3", "W7"),
+        durability="SQLite: rollback journal, synchronous=FULL; PostgreSQL as the others", package="dbos",
     ),
     Subject(
         "LangGraph", "langgraph", "langgraph_side.py", {"sqlite": ("W1", "W2", "W6", "W8")},
@@ -84,8 +88,10 @@ PEERS = (
     ),
     Subject(
         "Edda", "edda", "edda_side.py", {"sqlite": ("W1", "W2", "W6", "W7", "W8")},
-        setup="activities in a workflow, in one process on SQLite, defaults (its locks last 300 s);"
-        " with many in flight some of its starts fail, its resumption taking up what is being run: those do not count",
+        setup="activities in a workflow, in one process on SQLite, defaults; in W7 its locks last 30 s (300 by default), as"
+        " a lease of flux does;"
+        " with many in flight some of its starts fail, its resumption taking up what is being run: those do not count, and in W6 it is"
+        " one after the other",
         durability="rollback journal, synchronous=FULL", package="edda-framework", slow=("W6", "W7"),
         absent="W3: not measured; W4, W5: `start` runs the workflow in its caller",
     ),
@@ -100,14 +106,16 @@ PEERS = (
     ),
     Subject(
         "Absurd", "absurd", "absurd_side.py", {"postgres": ("W1", "W2", "W4", "W5", "W6", "W7", "W8")},
-        setup="async worker with 100 places that polls every 5 ms (its default is 250 ms); the caller polls the result every 1 ms",
+        setup="async worker with 100 places that polls every 5 ms (its default is 250 ms); the caller looks for the result every"
+        " 1 ms once the task's handler has returned;"
+        " in W7 a claim lasts 30 s (120 by default), as a lease of flux does",
         durability="PostgreSQL as the others", package="absurd-sdk", slow=("W7",),
         absent="W3: not measured",
     ),
     Subject(
         "Restate", "restate", "restate_side.py", {"own": ("W1", "W2", "W4x", "W5", "W6", "W7", "W8")},
         setup="its own server (one node, defaults) with the service in hypercorn, called over HTTP on loopback",
-        durability="its own replicated log, one node, fsync on", package="restate-sdk", needs=("restate-server",), slow=("W7",),
+        durability="its own replicated log, one node, fsync on", package="restate-sdk", needs=("restate-server",),
         absent="W3: not measured; W4: handlers are always in another process, see W4x",
     ),
 )  # fmt: skip

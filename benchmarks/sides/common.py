@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def perform(work: Callable[[Job], Coroutine[Any, Any, Figures]]) -> None:
 def quantile(values: Sequence[float], part: float) -> float:
     """The value that this part of all is not above."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
+    return ordered[max(0, math.ceil(len(ordered) * part) - 1)]
 
 
 def summary(times: Sequence[float], cpu: float) -> Figures:
@@ -132,7 +133,8 @@ def flatness(stamps: Sequence[float]) -> Figures:
 def import_seconds(statement: str) -> float:
     """Median of what a statement costs in a fresh interpreter that has imported asyncio already."""
     code = f"import asyncio, time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
-    found = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(IMPORTS)]
+    command = [sys.executable, "-P", "-c", code]  # not what happens to lie in the working directory
+    found = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(IMPORTS)]
     return quantile(found, 0.5)
 
 
@@ -178,10 +180,14 @@ class Helper:
 
     async def ready(self) -> None:
         """Until it says so."""
-        assert self._process.stdout is not None
-        line = await asyncio.to_thread(self._process.stdout.readline)
-        if line.strip() != "ready":
+        line = await self.says()
+        if line != "ready":
             raise RuntimeError(f"the helper process said {line!r}")
+
+    async def says(self) -> str:
+        """Its next line."""
+        assert self._process.stdout is not None
+        return (await asyncio.to_thread(self._process.stdout.readline)).strip()
 
     def kill(self) -> None:
         """As `kill -9`."""
@@ -198,7 +204,29 @@ class Helper:
             self.kill()
 
 
-async def until_told() -> None:
-    """Say `ready`, and wait until the process that started this one closes our standard input."""
-    print("ready", flush=True)
+async def until_told(word: str = "ready") -> None:
+    """Say this, and wait until the process that started this one closes our standard input."""
+    print(word, flush=True)
     await asyncio.to_thread(sys.stdin.read)
+
+
+async def recovery(job: Job) -> Figures:
+    """W7: from the kill of a `victim`, through the start of its `heir`, a process that is as new as after any crash, to the ends that
+    this one tells of."""
+    victim = Helper(job, "victim")
+    try:
+        await victim.ready()
+    finally:
+        victim.kill()
+    start = time.monotonic()
+    heir = Helper(job, "heir")
+    try:
+        first, last = map(float, (await heir.says()).split())
+    finally:
+        heir.stop()
+    return {"first": first - start, "all": last - start}
+
+
+async def tell_ends(ends: Sequence[float]) -> None:
+    """In an heir: when the first and the last run were completed, by `time.monotonic`, which is the same in all processes."""
+    await until_told(f"{min(ends)} {max(ends)}")

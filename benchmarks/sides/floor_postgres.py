@@ -108,6 +108,7 @@ async def measure(job: Job, connection: Any) -> Figures:
         "W3": lambda: long_run(job, connection),
         "W4": lambda: alone(job, bare, 3, reads=1),  # created, claimed, done; and the look at the result
         "W9": lambda: claims(job, connection),
+        "W9m": lambda: claims(job, connection),
     }
     if job.workload in work:
         return await work[job.workload]()

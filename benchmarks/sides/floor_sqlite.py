@@ -125,6 +125,7 @@ WORK: dict[str, Callable[[Job], Figures]] = {
     "W5": start_only,
     "W6": signals,
     "W9": claims,
+    "W9m": claims,
 }
 
 

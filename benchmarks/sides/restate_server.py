@@ -20,11 +20,12 @@ PATIENCE = 60.0  # seconds until the server is up
 
 @dataclass
 class Place:
-    """Where what listens; `pids` are the server's processes."""
+    """Where what listens; `marks` is the file of the handlers, `pids` the server itself."""
 
     ingress: str
     admin: str
     service: str
+    marks: Path
     pids: list[int]
 
 
@@ -48,10 +49,12 @@ async def server(job: Job) -> AsyncIterator[Place]:
     with Path(job.place, "restate.log").open("wb") as log:
         process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
     try:
-        place = Place(f"http://127.0.0.1:{ingress}", f"http://127.0.0.1:{admin}", f"http://127.0.0.1:{free_port()}", family(process.pid))
+        place = Place(
+            *(f"http://127.0.0.1:{port}" for port in (ingress, admin, free_port())), Path(job.place, "marks"), family(process.pid)
+        )
         await answering(f"{place.admin}/health")
         await answering(f"{place.ingress}/restate/health")
-        place.pids[:] = family(process.pid)
+        place.pids[:] = family(process.pid)[-1:]
         yield place
     finally:
         for pid in reversed(family(process.pid)):
@@ -84,7 +87,7 @@ async def answering(url: str) -> None:
 async def service(place: Place, *words: str) -> AsyncIterator[subprocess.Popen[bytes]]:
     """The process with the handlers, registered with the server."""
     script = Path(__file__).with_name("restate_service.py")
-    process = subprocess.Popen([sys.executable, str(script), place.service.rpartition(":")[2], *words])
+    process = subprocess.Popen([sys.executable, str(script), place.service.rpartition(":")[2], str(place.marks), *words])
     try:
         await listening(int(place.service.rpartition(":")[2]))
         async with httpx.AsyncClient(timeout=PATIENCE) as client:

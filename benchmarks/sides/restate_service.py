@@ -1,6 +1,6 @@
-"""Restate's handlers, served by hypercorn on a port of loopback: `python restate_service.py PORT [hold FILE]`.
+"""Restate's handlers, served by hypercorn on a port of loopback: `python restate_service.py PORT FILE [hold]`.
 
-With `hold`, third steps never end, and each adds a byte to the file: for the process that is killed.
+Steps that somebody waits for add a byte to the file. With `hold`, third steps never end: for the process that is killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import hypercorn.asyncio
 import restate
 from hypercorn import Config
 
-HELD = Path(sys.argv[3]) if sys.argv[2:3] == ["hold"] else None
+MARKS = Path(*sys.argv[2:3])
+HOLDS = sys.argv[3:4] == ["hold"]
 
 bench = restate.Service("bench")
 parked = restate.Workflow("parked")
@@ -26,11 +27,22 @@ async def step() -> dict[str, Any]:
     return {"n": 1, "ok": True}
 
 
+def mark() -> None:
+    """Somebody waits for this."""
+    with MARKS.open("ab", buffering=0) as file:
+        file.write(b".")
+
+
+async def marked() -> dict[str, Any]:
+    """The last step before a wait."""
+    mark()
+    return {"n": 1, "ok": True}
+
+
 async def third() -> dict[str, Any]:
     """May never end."""
-    if HELD is not None:
-        with HELD.open("ab", buffering=0) as file:
-            file.write(b".")
+    if HOLDS:
+        mark()
         await asyncio.Event().wait()
     return {"n": 1, "ok": True}
 
@@ -54,7 +66,7 @@ async def interrupted(ctx: restate.Context, n: int) -> dict[str, Any]:
 @parked.main()
 async def run(ctx: restate.WorkflowContext, n: int) -> dict[str, Any]:
     """A step, a wait, a step."""
-    await ctx.run_typed("before", step)
+    await ctx.run_typed("before", marked)
     await ctx.promise("go").value()
     return await ctx.run_typed("after", step)
 

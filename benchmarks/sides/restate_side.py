@@ -15,6 +15,8 @@ import restate_service
 from common import IDLE, Figures, Job, import_seconds, lanes, one_by_one, perform, side_by_side
 from restate_server import Place, both, server, service
 
+JSON = {"content-type": "application/json"}
+
 Called = Callable[[Job, Any, Place, subprocess.Popen[bytes]], Awaitable[Figures]]
 
 
@@ -34,18 +36,23 @@ async def round_trip(job: Job, client: Any, place: Place, served: subprocess.Pop
 
 
 async def start_only(job: Job, client: Any, place: Place, served: subprocess.Popen[bytes]) -> Figures:
-    """W5: one-way calls."""
-    alone = await one_by_one(lambda: client.service_send(restate_service.plain, 5), job.sizes["runs"], warm=5)
-    many = await side_by_side(lambda: client.service_send(restate_service.plain, 5), job.sizes["more"], warm=20)
+    """W5: one-way calls, for later: nothing of them runs meanwhile."""
+
+    async def one() -> None:  # its client's own parameter for it says no unit, which its server refuses
+        (await client.client.post("bench/plain/send?delay=1h", headers=JSON, content=b"5")).raise_for_status()
+
+    alone = await one_by_one(one, job.sizes["runs"], warm=5)
+    many = await side_by_side(one, job.sizes["more"], warm=20)
     return alone | {"rate": many["rate"]}
 
 
 async def signals(job: Job, client: Any, place: Place, served: subprocess.Popen[bytes]) -> Figures:
-    """W6: a promise of a workflow; parked when the server has accepted it, done when the workflow's result is there."""
+    """W6: a promise of a workflow; parked when the step before it has run, done when the workflow's result is there."""
     number = job.sizes["runs"]
     names, told = count(), count()
     start = time.perf_counter()
     await lanes(lambda: client.workflow_send(restate_service.run, f"run-{next(names)}", 1), number, 100)
+    await marks(place, number)
     halfway = time.perf_counter()
 
     async def tell() -> None:
@@ -71,6 +78,12 @@ async def weight(job: Job, client: Any, place: Place, served: subprocess.Popen[b
     return found | {"idle": used, "memory": float(memory), "threads": float(threads)}
 
 
+async def marks(place: Place, number: int) -> None:
+    """Until so many steps have said that they are reached."""
+    while not place.marks.exists() or place.marks.stat().st_size < number:
+        await asyncio.sleep(0.005)
+
+
 def cpu_of(pid: int) -> float:
     """Seconds, in hundredths."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -79,15 +92,13 @@ def cpu_of(pid: int) -> float:
 
 async def recovery(job: Job) -> Figures:
     """W7: the process with the handlers is killed and started again; the server lives on."""
-    number, held = job.sizes["runs"], Path(job.place, "held")
-    held.write_bytes(b"")
+    number = job.sizes["runs"]
     async with server(job) as place:
         async with restate.create_client(place.ingress) as client:
-            async with service(place, "hold", str(held)):
+            async with service(place, "hold"):
                 for n in range(number):
                     await client.service_send(restate_service.interrupted, n, idempotency_key=str(n))
-                while held.stat().st_size < number:
-                    await asyncio.sleep(0.01)
+                await marks(place, number)
             start = time.perf_counter()  # leaving the block has killed it
             ends: list[float] = []
 
