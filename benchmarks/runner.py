@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -137,4 +138,5 @@ def complaint(text: str) -> str:
 
 def _end_group(process: subprocess.Popen[str]) -> None:
     """The measurement and the processes that it has started: they are a session of their own."""
-    os.killpg(process.pid, 9)
+    with suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, 9)
