@@ -166,6 +166,8 @@ class Port:
         self._alone = len(operations) == 1
         batch = _Batch(self, operations)
         if not self._writer.hand_over(batch):
+            operations += self.pending
+            self.pending.clear()
             for operation in operations:
                 operation.error = StorageMisused("the storage was closed before this call")
                 operation.settle()

@@ -68,12 +68,26 @@ def readable(column: bytes) -> str:
     return column.decode("utf-8", "replace")
 
 
-def open_connection(path: str, synchronous: str, patience: Callable[[], Pause]) -> sqlite3.Connection:
+class WriterConnection(sqlite3.Connection):
+    """The connection of all writes. Handlers get it lent, and must not close it."""
+
+    def close(self) -> None:
+        """Refused with StorageMisused."""
+        raise StorageMisused("this connection is flux's own, lent for the step: leave it open")
+
+    def let_go(self) -> None:
+        """Close it."""
+        super().close()
+
+
+def open_connection(path: str, synchronous: str, patience: Callable[[], Pause]) -> WriterConnection:
     """A connection for the writer, on a file that is checked and migrated.
 
     Raises StorageTooNew and StorageMisused before anything is touched, and sqlite3.Error.
     """
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection = sqlite3.connect(
+        path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=256, factory=WriterConnection
+    )
     connection.text_factory = readable
     try:
         _patiently(patience(), lambda: _check(connection, path))
@@ -81,7 +95,7 @@ def open_connection(path: str, synchronous: str, patience: Callable[[], Pause]) 
         connection.execute(queries.SYNCHRONOUS[synchronous])
         _patiently(patience(), lambda: _migrate(connection, path))
     except BaseException:
-        connection.close()
+        connection.let_go()
         raise
     return connection
 

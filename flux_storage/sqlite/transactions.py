@@ -100,14 +100,16 @@ class SQLiteTransaction:
         self._writer = writer
         try:
             self._tx = writer.begin()
-        except Exception as error:
+        except BaseException as error:
             self._answer(begun, None, error)
         else:
             self._answer(begun, None, None)
         while (job := self._jobs.get()) is not None:
             job()
-        self._take_back()
-        self._answer(end, None, None)
+        try:
+            self._take_back()
+        finally:
+            self._answer(end, None, None)
 
     def _perform(self, job: Callable[[], T], answer: asyncio.Future[T]) -> None:
         try:

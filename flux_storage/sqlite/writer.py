@@ -15,13 +15,13 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol
 
-from flux.errors import FluxError
+from flux.errors import FluxError, StorageUnavailable
 
 from . import queries
 from .errors import is_busy, translate
@@ -195,8 +195,12 @@ class Writer:
         try:
             while self._serve():
                 pass
-        finally:
-            self._connection.close()
+        finally:  # also where the thread dies of what nobody has foreseen
+            self.stop()
+            with self._turn:
+                self._connection.let_go()
+            while self._serve():  # what is left is told that there is no database any more
+                pass
             self._closed()
 
     def _serve(self) -> bool:
@@ -206,8 +210,7 @@ class Writer:
         if batch is None:
             return False
         if isinstance(batch, Guest):
-            with self._own_turn():
-                batch.serve(self)
+            self._receive(batch)
             return True
         batches = [batch]
         operations = list(batch.operations)
@@ -225,11 +228,24 @@ class Writer:
                 break
             batches.append(batch)
             operations += batch.operations
-        with self._own_turn():
-            self._perform(operations)
-        for batch in batches:
-            batch.answer()
+        try:
+            with self._own_turn():
+                self._perform(operations)
+        except BaseException:
+            for operation in operations:
+                operation.error = StorageUnavailable(f"{self._path}: its writer has ended")
+            raise
+        finally:
+            for batch in batches:
+                batch.answer()
         return not last
+
+    def _receive(self, guest: Guest) -> None:
+        with self._own_turn():
+            try:
+                guest.serve(self)
+            except Exception:
+                _log.exception("%s: what a handler began could not be taken back", self._path)
 
     @contextmanager
     def _own_turn(self) -> Iterator[None]:
@@ -330,8 +346,9 @@ class Writer:
     def take_back(self) -> None:
         """Leave everything as it was."""
         self._looked.clear()  # it may tell of what is taken back
-        if self._connection.in_transaction:
-            self._cursor.execute(queries.ROLLBACK)
+        with suppress(sqlite3.ProgrammingError):  # the connection is closed: nothing is left of it
+            if self._connection.in_transaction:
+                self._cursor.execute(queries.ROLLBACK)
 
     def _patience(self) -> Patience:
         return Patience(self._busy_warning, self._warn)

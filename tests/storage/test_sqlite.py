@@ -401,6 +401,30 @@ async def test_closing_an_idle_storage_does_not_wait_for_a_busy_file(path: Path)
     other.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_writer_that_dies_leaves_nobody_waiting(path: Path) -> None:
+    """S15.3: what was on its way and what is queued fails, later calls are refused, and closing works."""
+
+    class Deadly(SystemClock):
+        deadly = False
+
+        def now(self) -> int:
+            if self.deadly and threading.current_thread() is not threading.main_thread():
+                raise SystemExit
+            return super().now()
+
+    clock = Deadly()
+    async with SQLiteStorage(path, clock=clock) as storage:
+        disk(storage, 0.1)
+        clock.deadly = True
+        asked = [asyncio.ensure_future(storage.create(new_run(f"r{number}"))) for number in range(600)]
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {StorageUnavailable, StorageMisused}
+        with pytest.raises(StorageMisused):
+            await storage.create(new_run("late"))
+    assert sql(path, "SELECT count(*) FROM flux_runs") == [(0,)]
+
+
 def test_an_interpreter_ends_without_closing(path: Path) -> None:
     """Neither the writer's nor the reader's thread keeps it alive."""
     script = (

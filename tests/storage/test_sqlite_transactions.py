@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from flux.errors import StorageMisused
+from flux import FluxEngine, create_workflow
+from flux.errors import StorageMisused, StorageUnavailable
 from flux.testing import VirtualClock
 from flux.testing.conformance import OUTBOX_CHECKS, TRANSACTION_CHECKS, run_check
 from flux.testing.conformance.kit import commit_of, new_run
@@ -137,6 +138,48 @@ async def test_a_handler_that_takes_too_long(storage: SQLiteStorage, monkeypatch
             with pytest.raises(StorageMisused):
                 await tx.commit(commit_of(header, await storage.now()))
     assert await _lines(storage).lines() == []
+
+
+async def test_a_handler_that_closes_the_connection(storage: SQLiteStorage) -> None:
+    """S3.6: it is told that it may not, and what it wrote is taken back unless it goes on; others write afterwards."""
+    header = await held(storage)
+
+    def close(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO lines VALUES ('a')")
+        connection.close()
+
+    async with storage.transaction() as tx:
+        with pytest.raises(StorageMisused, match="leave it open"):
+            await tx.run(close)
+    async with storage.transaction() as tx:
+        await tx.run(lambda connection: connection.execute("INSERT INTO lines VALUES ('b')"))
+        await tx.commit(commit_of(header, await storage.now()))
+    assert await _lines(storage).lines() == ["b"]
+
+
+async def test_a_step_that_closes_the_connection(tmp_path: Path) -> None:
+    """S3.6: that is an error of its attempts, and other runs go on."""
+    lines = Lines(tmp_path / "flux.db")
+    closes = create_workflow("f").step("a", lambda ctx: ctx.connection.close(), transactional=True, retries=1)
+    writes = create_workflow("g").step("a", lambda ctx: lines.note(ctx.connection, "a"), transactional=True)
+    async with FluxEngine(SQLiteStorage(lines.path), clock=VirtualClock()) as engine:
+        failed = await engine.execute(closes)
+        assert (failed.status, failed.history[0].attempts) == ("failed", 2)
+        assert isinstance(failed.error, StorageMisused) and "leave it open" in str(failed.error)
+        assert (await engine.execute(writes)).status == "completed"
+    assert await lines.lines() == ["a"]
+
+
+async def test_a_connection_that_is_closed_all_the_same(storage: SQLiteStorage) -> None:
+    """S15.3: then there is no database any more, and every call says so; none waits for ever, nor does closing."""
+    async with storage.transaction() as tx:
+        with pytest.raises(sqlite3.ProgrammingError):
+            await tx.run(sqlite3.Connection.close)
+    with pytest.raises(StorageUnavailable, match="closed database"):
+        await held(storage)
+    with pytest.raises(StorageUnavailable, match="closed database"):
+        async with storage.transaction():
+            pass
 
 
 async def test_a_constraint_that_the_commit_finds(storage: SQLiteStorage) -> None:
