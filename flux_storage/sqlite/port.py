@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from flux.clock import Clock, Jumping
-from flux.errors import StorageMisused
+from flux.errors import StorageMisused, StorageUnavailable
 
 from .writer import BATCH, SWIFT, WAITING, Guest, Operation, Transaction, Writer
 
@@ -126,11 +126,25 @@ class Port:
     def _turn(self) -> None:
         """Others have had their turn since an operation was done here: what has gathered goes."""
         self._leaving = False
-        if len(self.pending) == 1 and self.pending[0].small and self._writer.here(self.pending[0]):
-            self.pending.pop().settle()
+        if len(self.pending) == 1 and self.pending[0].small and self._done_here():
             self._begin_turn("")
         elif self.pending:
             self._leave()
+
+    def _done_here(self) -> bool:
+        """Do the one that has gathered on the spot, if that can be; what a signal handler raises meanwhile does not leave it behind."""
+        operation = self.pending.pop()
+        try:
+            done = self._writer.here(operation)
+        except BaseException as error:
+            operation.error = StorageUnavailable(f"{type(error).__name__} came while it was written")
+            operation.settle()
+            raise
+        if done:
+            operation.settle()
+        else:
+            self.pending.append(operation)
+        return done
 
     def invite(self, serve: Callable[[Writer], None]) -> None:
         """Let somebody have the writer to itself, behind what is on its way; `dismiss` says that it is over. Raises StorageMisused."""

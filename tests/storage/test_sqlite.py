@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal as signals
 import sqlite3
 import subprocess
 import sys
@@ -19,10 +20,11 @@ import pytest
 from flux.clock import SystemClock
 from flux.core.status import RunStatus
 from flux.errors import InvalidArgument, LeaseLost, RunNotFound, StorageMisused, StorageTooNew, StorageUnavailable, UnreadableRun
-from flux.storage import Committed, Header, Outgoing, Query, Schedule, StoredRun, WorkflowStorage
+from flux.storage import Committed, Created, Header, NewRun, Outgoing, Query, Schedule, StoredRun, WorkflowStorage
 from flux_storage import SQLiteStorage
-from flux_storage.sqlite import leases, open_url, queries
+from flux_storage.sqlite import leases, open_url, queries, runs
 from flux_storage.sqlite.schema import VERSION
+from flux_storage.sqlite.writer import Transaction
 
 from .runs import CODE, LEASE, end, new_run, signal, step
 
@@ -806,6 +808,45 @@ async def test_a_locked_file_never_holds_up_the_loop(timed: tuple[SQLiteStorage,
     other.close()
     assert (await waiting).postings == ()
     assert clock.threads[-1] == "writer"
+
+
+def test_an_interrupt_while_a_commit_is_made_on_the_spot(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S15.6: the caller that waits for it is answered, it is not done a second time, and others go on."""
+    done: list[str] = []
+    create = runs.create
+
+    def interrupted(tx: Transaction, run: NewRun, texts: runs.Texts) -> Created:
+        done.append(run.run_id)
+        if run.run_id == "second":
+            signals.raise_signal(signals.SIGINT)
+        return create(tx, run, texts)
+
+    monkeypatch.setattr(runs, "create", interrupted)
+    for name in ("SWIFT", "SLUGGISH"):
+        monkeypatch.setattr(f"flux_storage.sqlite.writer.{name}", 3600.0)
+
+    async def two(storage: SQLiteStorage) -> list[asyncio.Task[Created]]:
+        await storage.__aenter__()
+        disk(storage, 0.0001)
+        return [asyncio.ensure_future(storage.create(new_run(run_id))) for run_id in ("first", "second")]
+
+    async def the_rest(asked: list[asyncio.Task[Created]]) -> list[Created | BaseException]:
+        outcomes = await asyncio.gather(*asked, storage.create(new_run("third")), return_exceptions=True)
+        await storage.__aexit__(None, None, None)
+        return outcomes
+
+    storage = SQLiteStorage(path)
+    loop = asyncio.new_event_loop()
+    try:
+        asked = loop.run_until_complete(two(storage))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        first, second, third = loop.run_until_complete(the_rest(asked))
+    finally:
+        loop.close()
+    assert isinstance(first, Created) and isinstance(second, StorageUnavailable) and isinstance(third, Created)
+    assert done == ["first", "second", "third"]
+    assert sql(path, "SELECT run_id FROM flux_runs ORDER BY run_id") == [("first",), ("third",)]
 
 
 async def test_a_refusal_on_the_spot_is_the_callers_alone(timed: tuple[SQLiteStorage, ThreadClock]) -> None:
