@@ -124,7 +124,7 @@ class Attempt:
     async def _awaited(self, handler: Any, context: Any) -> Any:
         self._arm()
         try:
-            return await handler(context)
+            return await _whole(handler(context))
         finally:
             self._disarm()
 
@@ -299,6 +299,18 @@ def _stop_within(error: BaseException) -> BaseException | None:
 def _cancelled_from_outside() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+@coroutine
+def _whole(call: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Await a handler's coroutine from its beginning."""
+    try:
+        waits_for = call.send(None)
+    except StopIteration as stop:
+        return stop.value
+    except GeneratorExit as end:
+        raise _own_end(end) from end
+    return (yield from _go_on(call, waits_for))
 
 
 @coroutine

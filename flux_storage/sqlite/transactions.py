@@ -197,7 +197,9 @@ def _settle(answer: asyncio.Future[Any], value: Any, error: BaseException | None
         return
     if error is None:
         answer.set_result(value)
-    elif isinstance(error, StopIteration):  # no future takes one
-        answer.set_exception(RuntimeError("the handler raised StopIteration"))
+    elif isinstance(error, StopIteration | GeneratorExit):  # a future takes none, and a coroutine would take it for its end
+        wrapped = RuntimeError(f"the handler raised {type(error).__name__}")
+        wrapped.__cause__ = error
+        answer.set_exception(wrapped)
     else:
         answer.set_exception(error)

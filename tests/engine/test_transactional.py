@@ -117,6 +117,30 @@ async def test_a_handler_that_fails_leaves_nothing(engine: FluxEngine, ledger: L
     assert await ledger.lines() == ["r a"]
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", [StopIteration, GeneratorExit, asyncio.CancelledError])
+async def test_what_would_end_a_coroutine(cluster: Cluster, ledger: Ledger, kind: type[BaseException], late: bool) -> None:
+    """S3.9, I15: raised by a handler it fails the step, and no more: the call returns, and the run is held by nobody."""
+
+    def fail(ctx: Any) -> None:
+        if late:
+            ledger.write(ctx)
+        raise kind
+
+    async def fail_async(ctx: Any) -> None:
+        if late:
+            await ledger.write(ctx)
+        raise kind
+
+    engine, other = await cluster.open(), await cluster.open()
+    flow = create_workflow("fails").step("a", ledger.write, transactional=True)
+    handler = fail_async if ledger.asynchronous else fail
+    result = await engine.execute(flow.step("fail", handler, transactional=True, retries=0), id="r")
+    assert (result.status, await ledger.lines()) == ("failed", ["r a"])
+    error = (await other.get("r")).error
+    assert kind.__name__ in f"{type(error).__name__} {error} {error.__cause__!r}"
+
+
 async def test_what_the_database_has_against_it(engine: FluxEngine, ledger: Ledger) -> None:
     """S3.6: a constraint, looked at with the statement (SQLite) or with the commit (PostgreSQL), fails the attempt like any error."""
     again = create_workflow("k").commit("a", ledger.write, transactional=True, retries=0)
