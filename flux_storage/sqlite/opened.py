@@ -39,20 +39,11 @@ class Opened:
 
     async def open(self, synchronous: str, busy_warning: float, now: Callable[[], int]) -> None:
         """Start the writer, which opens and migrates the file. Raises StorageTooNew, StorageMisused, StorageUnavailable."""
-        loop = asyncio.get_running_loop()
-        opened: asyncio.Future[None] = loop.create_future()
-        self._closed: asyncio.Future[None] = loop.create_future()
         self._writer = Writer(
-            self._path or ":memory:",
-            synchronous=synchronous,
-            busy_warning=busy_warning,
-            now=now,
-            changed=self.changes.own,
-            opened=lambda error: _tell(loop, opened, error),
-            closed=lambda: _tell(loop, self._closed, None),
+            self._path or ":memory:", synchronous=synchronous, busy_warning=busy_warning, now=now, changed=self.changes.own
         )
         try:
-            await opened
+            await asyncio.wrap_future(self._writer.opened)
         except BaseException:
             self._writer.stop()
             raise
@@ -69,7 +60,7 @@ class Opened:
         return port
 
     async def close(self) -> None:
-        """Finish what was begun, then let everything go."""
+        """Finish what was begun, then let everything go. In any event loop."""
         self.changes.close()
         try:
             if self.reader is not None:
@@ -81,7 +72,7 @@ class Opened:
             assert self._writer is not None, "opened before it is closed"
             self._writer.stop()
             self.locks.close()
-        await asyncio.shield(self._closed)
+        await asyncio.wrap_future(self._writer.closed)
         self._writer.thread.join()
 
     def warn_shared(self) -> None:
@@ -92,19 +83,3 @@ class Opened:
                 "%s is shared by several workers; SQLite %s has a rare fault there that %s mends: upgrade it, and keep backups",
                 self._path, sqlite3.sqlite_version, ".".join(map(str, _SAFE)),
             )  # fmt: skip
-
-
-def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], error: Exception | None) -> None:
-    try:
-        loop.call_soon_threadsafe(_settle, future, error)
-    except RuntimeError:
-        return  # the loop is closed: nobody waits any more
-
-
-def _settle(future: asyncio.Future[None], error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)

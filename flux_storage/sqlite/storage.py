@@ -6,6 +6,7 @@ writes   the other verbs                   port.py: from the event loop to the w
                                            writer.py: one thread, group commit
                                            runs.py, leases.py, schedules.py, forgetting.py: what happens inside the transaction
          transactions.py: a handler's        within.py: inside an application's own
+opening  opened.py: what is there from then to closing; turns.py: one at a time
 beside   changes.py: what `changed` waits for; bell.py: how processes wake one another;
          ../liveness.py: whose process is still there
          schema.py, schema.sql, schema_2.sql, queries.py: the tables, and every SQL text
@@ -52,6 +53,7 @@ from .leases import Raw
 from .opened import Opened
 from .rows import header_of, row_of, schedule_of, stored_of
 from .transactions import SQLiteTransaction
+from .turns import Turns
 from .within import Within
 from .writer import Transaction
 
@@ -93,7 +95,7 @@ class SQLiteStorage:
         self._time = threading.Lock()
         self._open: Opened | None = None
         self._users = 0
-        self._turn = asyncio.Lock()  # of opening and closing
+        self._turns = Turns()  # of opening and closing
 
     @classmethod
     def from_url(cls, url: str) -> SQLiteStorage:
@@ -123,7 +125,7 @@ class SQLiteStorage:
     async def __aenter__(self) -> SQLiteStorage:
         """Open the file, and migrate it; several users share one opened storage. Raises StorageTooNew, StorageMisused,
         StorageUnavailable."""
-        async with self._turn:
+        async with self._turns:
             if self._open is None:
                 opened = Opened(None if self.path == MEMORY else self.path, self.clock)
                 await opened.open(self._synchronous, self._busy_warning, self._tell)
@@ -133,14 +135,11 @@ class SQLiteStorage:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Finish what was begun, and close, when this was the last user."""
-        async with self._turn:
+        async with self._turns:
             self._users -= 1
             if self._users == 0 and self._open is not None:
                 current, self._open = self._open, None
-                try:
-                    await current.close()
-                finally:
-                    self._turn = asyncio.Lock()  # the next user may come from another event loop
+                await current.close()
 
     def _parts(self) -> Opened:
         if self._open is None:

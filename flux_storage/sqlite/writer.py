@@ -15,6 +15,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -109,28 +110,23 @@ class Guest:
     serve: Callable[[Writer], None]
 
 
-class Writer:
-    """The thread and its connection. It opens the file when it starts; `opened` and `closed` are called in the thread."""
+def _promise() -> Future[None]:
+    made: Future[None] = Future()
+    made.set_running_or_notify_cancel()  # who waits for it cannot cancel it
+    return made
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        synchronous: str,
-        busy_warning: float,
-        now: Callable[[], int],
-        changed: Callable[[int], None],
-        opened: Callable[[Exception | None], None],
-        closed: Callable[[], None],
-    ) -> None:
+
+class Writer:
+    """The thread and its connection. It opens the file when it starts: `opened` and `closed` tell when it has, and has ended."""
+
+    def __init__(self, path: str, *, synchronous: str, busy_warning: float, now: Callable[[], int], changed: Callable[[int], None]) -> None:
         self.phase = IDLE
         self._path = path
         self._synchronous = synchronous
         self._busy_warning = busy_warning
         self.now = now
         self._changed = changed
-        self._opened = opened
-        self._closed = closed
+        self.opened, self.closed = _promise(), _promise()
         self._queue: SimpleQueue[Batch | Guest | None] = SimpleQueue()
         self._next: Guest | None = None  # came while a batch gathered
         self._gate = threading.Lock()
@@ -189,9 +185,9 @@ class Writer:
             self._connection = open_connection(self._path, self._synchronous, self._patience)
             self._cursor = self._connection.cursor()
         except Exception as error:
-            self._opened(translate(error, self._path))
+            self.opened.set_exception(translate(error, self._path))
             return
-        self._opened(None)
+        self.opened.set_result(None)
         try:
             while self._serve():
                 pass
@@ -201,7 +197,7 @@ class Writer:
                 self._connection.let_go()
             while self._serve():  # what is left is told that there is no database any more
                 pass
-            self._closed()
+            self.closed.set_result(None)
 
     def _serve(self) -> bool:
         """Perform what is queued; False when that was the last."""

@@ -385,6 +385,67 @@ async def test_an_unopened_storage_is_misused(path: Path) -> None:
         assert await storage.read_header("one") is not None
 
 
+def writers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "flux-sqlite-writer"]
+
+
+@pytest.mark.parametrize("memory", [False, True])
+async def test_entering_while_the_last_user_leaves(path: Path, memory: bool) -> None:
+    """It is opened once, for all who come."""
+    storage = SQLiteStorage(":memory:" if memory else path)
+    await storage.__aenter__()
+    leaving = asyncio.create_task(storage.__aexit__(None, None, None))
+    entering = asyncio.create_task(storage.__aenter__())
+    await leaving
+    async with storage:
+        await entering
+        await storage.create(new_run("one"))
+        await storage.__aexit__(None, None, None)
+        assert len(writers()) == 1 and await storage.read_header("one") is not None
+    assert writers() == []
+
+
+async def test_users_in_several_event_loops(path: Path) -> None:
+    """Whoever comes first and whoever leaves last, wherever that is."""
+    storage = SQLiteStorage(path)
+    entered, alone = threading.Event(), threading.Event()
+
+    async def use() -> None:
+        async with storage:
+            entered.set()
+            await asyncio.to_thread(alone.wait, 20)
+            await storage.create(new_run("one"))
+
+    async with storage:
+        other = asyncio.create_task(asyncio.to_thread(asyncio.run, use()))
+        await asyncio.to_thread(entered.wait, 20)
+    alone.set()
+    await other
+    assert writers() == []
+    async with storage:
+        assert await storage.read_header("one") is not None
+
+
+async def test_many_event_loops_open_and_close(path: Path) -> None:
+    """One at a time; who was cancelled while it waited is in nobody's way."""
+    storage = SQLiteStorage(path)
+
+    async def come_and_go() -> None:
+        for _ in range(20):
+            given_up = asyncio.create_task(storage.__aenter__())
+            await asyncio.sleep(0)
+            async with storage:
+                if given_up.cancel():
+                    await asyncio.wait([given_up])
+                await storage.now()
+                assert len(writers()) == 1
+            if not given_up.cancelled():
+                await storage.__aexit__(None, None, None)
+
+    await asyncio.gather(*(asyncio.to_thread(asyncio.run, come_and_go()) for _ in range(4)))
+    assert writers() == []
+
+
 async def test_closing_finishes_what_was_begun(path: Path) -> None:
     """What was handed over is written, and its callers are answered."""
     async with SQLiteStorage(path) as storage:
