@@ -155,10 +155,10 @@ def reopen(state: RunState, record: Reopened) -> None:
     _set_aside(
         state, [path for path in state.steps if "!" in path or (named and (path == named or lies_in(path, named)))], record.generation
     )
-    _begin_again(state, named, record.generation)
+    begin_again(state, named, record.generation)
 
 
-def _begin_again(state: RunState, named: str, generation: int) -> None:
+def begin_again(state: RunState, named: str, generation: int) -> None:
     """Steps that are not done, or come after one that is not, are to be done again; what goes on by itself does."""
     search = _Search(state, named)
     search.sequence("", state.plan.root)
@@ -360,7 +360,7 @@ def resolve(state: RunState, record: StepResolved) -> StepStatus | None:
         make_due(state, frame)
     else:  # the branches on the way there were closed when it failed
         state.assign(state, "failing", None)
-        _begin_again(state, path, state.generation)
+        begin_again(state, path, state.generation)
     return {"retry": None, "skip": StepStatus.SKIPPED, "done": StepStatus.COMPLETED}[record.way]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from .commands import Changes
 from .patterns import pattern
 from .places import FANS, fan_of, place
-from .plan import Node, Sequence
+from .plan import PROBE, Node, Sequence
 from .state import OPEN, Frame, Inside, RunState, Scope, StepState
 from .status import StepStatus
 from .workflow import Kind
@@ -42,8 +42,9 @@ def arms_of(st: StepState) -> list[tuple[str, Sequence]]:
 
 
 def goes_on_itself(state: RunState, st: StepState) -> bool:
-    """Whether the step is under way: its attempt runs, or it waits for time, a signal or a child."""
-    return st.path in state.parked or st.path in state.calls or st.path in state.children
+    """Whether the step is under way: its attempt runs, or it waits for time, a signal, a child or its probe."""
+    paths = (st.path,) if st.node.probe is None else (st.path, st.path + PROBE)
+    return any(path in state.parked or path in state.calls or path in state.children for path in paths)
 
 
 def lies_in(path: str, owner: str) -> bool:

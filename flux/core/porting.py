@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import fields, replace
 from typing import Any
 
-from .inside import close_frame, make_due, stand_anew
+from .again import begin_again
+from .inside import close_frame, make_due
 from .patterns import numbered, pattern
+from .places import trail
 from .plan import Plan, Port, base_path, moved
 from .records import Record, RunCreated, RunMigrated
 from .state import OPEN, RunState, StepState
@@ -87,13 +89,20 @@ def _leave_ghosts(state: RunState, gone: Set[str]) -> None:
     """`gone`: what the version that the run is now of has no more; a later one may have dropped other steps."""
     blocked = state.blocked
     stuck = None if blocked is None else _ghost_of(gone, blocked.path)
-    for st in [st for st in state.steps.values() if _ghost_of(gone, st.path)]:
-        if st.status in OPEN or st.path == stuck:
-            _leave(state, st)
+    for st in [st for st in state.steps.values() if _ghost_of(gone, st.path) and (st.status in OPEN or (stuck and _ended_more(state, st)))]:
+        _leave(state, st)
     if blocked is not None and stuck:
         state.assign(state, "blocked", None)
         state.assign(state, "failing", None)
-        stand_anew(state)
+        state.assign(state, "again", True)
+        state.assign(state, "descending", False)
+        begin_again(state, base_path(blocked.path), state.generation)
+
+
+def _ended_more(state: RunState, st: StepState) -> bool:
+    """Whether this step has failed, and with it what it stands in: the run, or a step with branches."""
+    owner = trail(state.plan, st.path)[-1].owner
+    return st.status is StepStatus.FAILED and (not owner or state.steps[owner].status is StepStatus.FAILED)
 
 
 def _ghost_of(gone: Set[str], path: str) -> str:
