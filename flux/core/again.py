@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from ..errors import InvalidArgument, PastPivot
 from .failure import Failure
-from .inside import DONE, applied, arms_of, ghosts_at, goes_on_itself, lies_in, make_due, stand_anew
+from .inside import DONE, applied, arm_completed, arms_of, ghosts_at, goes_on_itself, lies_in, make_due, stand_anew
 from .patterns import pattern
 from .places import END, FANS, Level, Place, fan_of, place, trail
 from .plan import PROBE, UNDO, Plan, Sequence, base_path
@@ -17,6 +17,8 @@ from .records import Record, Reopened, RunBlocked, StepInherited, StepResolved
 from .state import Inside, RunState, StepState, needs_undo
 from .status import StepStatus
 from .workflow import Kind
+
+_UNDONE = frozenset({StepStatus.COMPENSATING, StepStatus.COMPENSATED})
 
 # --- what can be asked for
 
@@ -44,10 +46,10 @@ def _first_inside(state: RunState, st: StepState) -> str | None:
 
 
 def _wholly_done(state: RunState, st: StepState) -> bool:
-    """Whether the step is done, and nothing inside it was compensated."""
+    """Whether the step is done, and nothing inside it was compensated, or is about to be."""
     if st.status not in DONE:
         return False
-    return st.inside is None or not any(_inside_with(state, st, frozenset({StepStatus.COMPENSATED})))
+    return st.inside is None or not any(_inside_with(state, st, _UNDONE))
 
 
 def _partly_done(state: RunState, st: StepState, named: str = "") -> bool:
@@ -117,15 +119,21 @@ def inherited(state: RunState, plan: Plan, from_step: str | None) -> list[Record
     taken: list[Record] = []
     for node in [node for node in plan.root.nodes if (node.index,) < here]:
         st = state.steps.get(node.name)
-        if st is None or st.status not in DONE:
+        if st is None or not _wholly_done(state, st):
             raise InvalidArgument(f"a fork from {from_step!r} would skip {node.name!r}, which is not done in the original")
-        taken += [_inherited(one) for one in _within(state, node.name)]
+        taken += [_inherited(one) for one in _done_within(state, node.name)]
     return taken
 
 
-def _within(state: RunState, path: str) -> list[StepState]:
-    """The step at this path and those inside it, in the order of being reached."""
-    return [st for one, st in state.steps.items() if (one == path or lies_in(one, path)) and not st.node.aside]
+def _done_within(state: RunState, path: str) -> list[StepState]:
+    """The step at this path and those inside it, in the order of being reached; nothing of a branch that failed or lost (D5)."""
+    within = [st for one, st in state.steps.items() if (one == path or lies_in(one, path)) and not st.node.aside and st.status in DONE]
+    return [st for st in within if all(_counts(state, level) for level in trail(state.plan, st.path))]
+
+
+def _counts(state: RunState, level: Level) -> bool:
+    owner = state.steps[level.owner] if level.owner else None
+    return owner is None or owner.node.kind not in FANS or arm_completed(state, owner, level.key)
 
 
 def _inherited(st: StepState) -> Record:

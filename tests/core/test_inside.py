@@ -11,6 +11,7 @@ from flux.core.again import first_undone, inherited
 from flux.core.commands import Advance, Cut, Lost, Raised, Released, Suspended, Tick
 from flux.core.evolve import fold
 from flux.core.failure import Failure
+from flux.core.inside import arm_completed
 from flux.core.records import (
     ArmEnded,
     ArmsJoined,
@@ -703,6 +704,45 @@ def test_a_fork_inherits_what_is_inside() -> None:
     assert run.tell(boom("z"))[1:] == unwound()
     refused(run, retry("f[2]"), InvalidArgument, "shares with its origin")
     assert run.tell(retry("f"))[1] == ItemsListed("f", ("1", "2"))
+
+
+def test_a_fork_inherits_what_counts() -> None:
+    """D5, S12.3: nothing of a branch that lost or failed; whether it did is what the fork sees too."""
+    steps = (
+        parallel("p", a=step("x"), b=body(step("y"), step("never")), c=step("late"), more={"join": "any"}),
+        for_each("f", ("1", "2"), body(step("first"), step("item")), at_least=1, on_failure="finish"),
+        step("z"),
+    )
+    origin = Talk(*steps)
+    origin.tell(ok("p/b/y"))
+    origin.tell(ok("p/a/x"))
+    origin.tell(Cut("p/b/never", 1, "stopped"))
+    origin.tell(ok("p/c/late"))
+    origin.tell(ok("f[1]/first"), ok("f[2]/first"))
+    origin.tell(boom("f[1]/item"), ok("f[2]/item"))
+    assert list(origin.state.calls) == ["z"]
+    assert (origin.status("p/b/never"), origin.status("p/c/late"), origin.status("f[1]/item")) == ("cancelled", "completed", "failed")
+    run = Talk(*steps, inherited=[RunForked("origin", "z", "ana", "why"), *inherited(origin.state, origin.plan, "z")])
+    assert list(run.state.steps) == ["p", "p/a/x", "f", "f[2]/first", "f[2]/item", "z"]
+    for path, keys in (("p", ("p/a", "p/b", "p/c")), ("f", ("f[1]", "f[2]"))):
+        counted = [[arm_completed(one.state, one.state.steps[path], key) for key in keys] for one in (origin, run)]
+        assert counted[0] == counted[1]
+    run.tell(boom("z"))
+    assert run.tell(retry())[1:] == go("z"), "what is shared is done"
+    once_more = inherited(run.state, run.plan, "z")
+    assert once_more == inherited(origin.state, origin.plan, "z"), "a fork of the fork"
+
+
+def test_a_fork_does_not_inherit_what_was_undone() -> None:
+    """D3, D5: a step in which something was compensated, or is about to be, is not done."""
+    origin = Talk(parallel("p", a=step("x", compensate=handler), b=step("y")), step("z"))
+    origin.tell(ok("p/a/x"), ok("p/b/y"))
+    origin.tell(boom("z"))
+    for status in ("compensating", "compensated"):
+        assert (origin.status("p"), origin.status("p/a/x")) == ("completed", status)
+        with pytest.raises(InvalidArgument, match="would skip 'p'"):
+            inherited(origin.state, origin.plan, "z")
+        origin.tell(ok("p/a/x!undo"))
 
 
 def test_blocked_inside_past_the_pivot() -> None:
