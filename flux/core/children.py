@@ -40,8 +40,9 @@ def _standing(state: RunState, path: str) -> str:
 
 
 def number_of_child(state: RunState, path: str) -> int:
-    """How many other children the step at `path` has had."""
-    return len({st.child for st in state.past.get(path, ()) if st.child})
+    """How many other children the step at `path` has had, and may not have again."""
+    now = state.steps.get(path)
+    return len({st.child for st in (*state.past.get(path, ()), *([now] if now is not None else [])) if st.child})
 
 
 def child_told(draft: Decision, posting: Posting) -> None:

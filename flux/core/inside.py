@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from .commands import Changes
 from .patterns import pattern
 from .places import FANS, fan_of, place
-from .plan import PROBE, Node, Sequence
+from .plan import PROBE, Node, Sequence, base_path
 from .state import OPEN, Frame, Inside, RunState, Scope, StepState
 from .status import StepStatus
 from .workflow import Kind
@@ -284,9 +284,15 @@ def _reenter_fan(state: RunState, st: StepState, old: Inside) -> None:
             waiting.append(key)
     if not waiting:  # only the join is left: the last branch ends once more, and brings it about
         waiting.append(inside.done.popitem()[0])
+    waiting.sort(key=lambda key: not _goes_on_in(state, key))  # those have their places among the ones that are under way at once
     inside.waiting = tuple(waiting)
     for _ in range(_at_once(st)):
         _begin_next(state, st)
+
+
+def _goes_on_in(state: RunState, key: str) -> bool:
+    """Whether something is under way in this branch."""
+    return any(base_path(path) == key or lies_in(path, key) for path in (*state.calls, *state.parked, *state.children))
 
 
 def arm_completed(state: RunState, st: StepState, key: str) -> bool:

@@ -18,6 +18,7 @@ from flux.core.records import (
     ChildEnded,
     ChildStarted,
     ChildTold,
+    RunBlocked,
     RunCancelled,
     RunCompleted,
     RunFailed,
@@ -41,7 +42,7 @@ from .test_again import boom, once_more, past_pivot, refused, replay, resolve, r
 from .test_inside import after, body, for_each, loop, parallel, route
 from .test_machine import BOOM, OVERDUE, Talk, cancel, ok, request, signal
 from .test_migrations import moved_to
-from .world import T0, Answer, child, commit, handler, step, wait
+from .world import T0, Answer, child, commit, handler, newborn, step, wait
 
 RESTING = (RunStatus.SUSPENDED, None)
 
@@ -130,6 +131,39 @@ def test_children_anywhere() -> None:
     assert rest(run) == RESTING
     assert run.tell(word(6, "me~f[1]/c~0"))[-2:] == [ArmsJoined("f", None), RunCompleted()]
     sketched(run)
+
+
+def test_items_that_go_on_keep_their_places() -> None:
+    """I15, I41: when a run goes on behind a step that failed beside them, no more children are under way at once than there may be, and
+    none is begun under the id of one that has ended."""
+    items = for_each("f", ("1", "2", "3", "4"), body(child("c")), concurrency=2, on_failure="finish", at_least=1)
+    ways = body(after(items), after(step("s")))
+    run = Talk(commit("pay", pivot=True), route("r", "x", x=ways), step("z"))
+    run.tell(ok("pay"))
+    run.tell(word(1, "me~r/x/f[1]/c~0", "failed"))
+    assert list(run.state.children) == ["r/x/f[2]/c", "r/x/f[3]/c"]
+    assert isinstance(run.tell(boom("r/x/s"))[-1], RunBlocked)
+    assert kinds(run.tell(resolve("r/x/s", "skip"))) == ["StepResolved"], "two are under way, as many as may be"
+    assert {key for key in run.state.frames if key.endswith("]")} == {"r/x/f[2]", "r/x/f[3]"}
+    ended = {"me~r/x/f[1]/c~0"}
+    for seq in range(2, 10):
+        if not run.state.children:
+            break
+        assert len(run.state.children) <= 2 and not ended & set(run.state.children.values())
+        last = run.state.children[list(run.state.children)[-1]]
+        run.tell(word(seq, last, "failed" if seq == 2 else "completed"))
+        ended.add(last)
+    assert list(run.state.calls) == ["z"]
+
+
+def test_no_two_children_have_one_id() -> None:
+    """D24, I41: a step whose child has ended, and that is begun again where it stands, gets another."""
+    run = Talk(parallel("p", a=child("c"), b=step("s")))
+    run.tell(word(1, "me~p/a/c~0", "failed"))
+    assert newborn(run.state, "p/a/c").run_id == "me~p/a/c~1"
+    run.tell(ok("p/b/s"))
+    run.tell(retry())
+    assert run.state.children == {"p/a/c": "me~p/a/c~1"}
 
 
 def test_children_side_by_side() -> None:
