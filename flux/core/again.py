@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 
 from ..errors import InvalidArgument, PastPivot
 from .failure import Failure
-from .inside import DONE, applied, arm_completed, arms_of, ghosts_at, goes_on_itself, lies_in, make_due, stand_anew
+from .inside import DONE, applied, arm_completed, arms_of, ghosts_at, goes_on_in, goes_on_itself, lies_in, make_due, stand_anew
 from .patterns import pattern
 from .places import END, FANS, Level, Place, fan_of, place, trail
 from .plan import PROBE, UNDO, Plan, Sequence, base_path
@@ -216,7 +216,7 @@ class _Search:
             return False
         if _wholly_done(state, st) and not lies_in(self.named, path):
             return True
-        if not _partly_done(state, st, self.named):
+        if not (_partly_done(state, st, self.named) or goes_on_in(state, path)):
             self._all_at(path)
             return False
         self.entered.append(path)

@@ -284,14 +284,14 @@ def _reenter_fan(state: RunState, st: StepState, old: Inside) -> None:
             waiting.append(key)
     if not waiting:  # only the join is left: the last branch ends once more, and brings it about
         waiting.append(inside.done.popitem()[0])
-    waiting.sort(key=lambda key: not _goes_on_in(state, key))  # those have their places among the ones that are under way at once
+    waiting.sort(key=lambda key: not goes_on_in(state, key))  # those have their places among the ones that are under way at once
     inside.waiting = tuple(waiting)
     for _ in range(_at_once(st)):
         _begin_next(state, st)
 
 
-def _goes_on_in(state: RunState, key: str) -> bool:
-    """Whether something is under way in this branch."""
+def goes_on_in(state: RunState, key: str) -> bool:
+    """Whether something is under way in this branch, or step."""
     return any(base_path(path) == key or lies_in(path, key) for path in (*state.calls, *state.parked, *state.children))
 
 

@@ -772,6 +772,17 @@ def test_blocked_inside_past_the_pivot() -> None:
             assert run.tell(ok("z"))[-1] == RunCompleted()
 
 
+def test_what_waits_beside_a_failure_waits_on() -> None:
+    """I29, S10.6: a step in a graph is resolved; the branches beside it, in which nothing is done yet, are not begun once more."""
+    run = Talk(after(commit("pay", pivot=True)), after(parallel("f", a=wait("go"), b=wait("on")), "pay"), after(step("s"), "pay"))
+    run.tell(ok("pay"))
+    assert isinstance(run.tell(boom("s"))[-1], RunBlocked)
+    assert run.tell(resolve("s", "skip")) == [resolved("s", "skip")]
+    assert run.state.waits == {"go": ("f/a/go",), "on": ("f/b/on",)}
+    run.tell(signal(1, "go"))
+    assert run.tell(signal(2, "on"))[-1] == RunCompleted()
+
+
 def test_a_conflict_past_the_pivot_is_the_joins() -> None:
     """S9.4: not that of a branch that was allowed to fail."""
     run = Talk(commit("pivot", pivot=True), parallel("p", a=step("x"), b=step("x"), c=step("x"), more={"join": 2}))

@@ -113,6 +113,14 @@ def test_what_goes_on_beside_it_is_not_begun_twice() -> None:
     run.tell(Lost())
     assert (list(run.state.calls), list(run.state.parked)) == ([], ["p/a/a!probe", "p/b/ok"])
 
+    fork = after(parallel("p", a=step("a")))
+    old = Talk(after(step("gone")), fork)
+    old.tell(Block("WorkerCrashed", "why", "gone"))
+    run = moved_to(fork, old=old, drop=("gone",))
+    assert run.tell(Migrate()) == [MOVED]
+    assert list(run.state.calls) == ["p/a/a"]
+    assert run.tell(ok("p/a/a"))[-1] == RunCompleted()
+
 
 def test_choices_that_were_made_stand() -> None:
     """I35, S13: nobody is asked again which way the run goes."""
