@@ -420,7 +420,8 @@ def _step_failed(state: RunState, record: StepFailed, at: int) -> None:
     if frame is None or st.node.probes is not None or state.replay is not None:
         return
     if not frame.owner:
-        state.assign(state, "failing", path)
+        if state.failing is None:
+            state.assign(state, "failing", path)
     elif state.steps[frame.owner].node.kind in FANS:
         arm_failed(state, frame.key, path, at)
 

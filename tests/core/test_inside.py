@@ -783,6 +783,20 @@ def test_what_waits_beside_a_failure_waits_on() -> None:
     assert run.tell(signal(2, "on"))[-1] == RunCompleted()
 
 
+def test_the_first_failure_is_the_runs() -> None:
+    """S10.1: not that of a step that was in flight beside it, and failed later."""
+    first, second = Failure.of("First", "1"), Failure.of("Second", "2")
+    run = Talk(after(step("a")), after(step("b"), "a"), after(step("c"), "a"))
+    run.tell(ok("a"))
+    run.tell(Raised("c", 1, first))
+    assert run.tell(Raised("b", 1, second))[1:] == unwound(first)
+
+    run = Talk(after(commit("pay", pivot=True)), after(step("b"), "pay"), after(step("c"), "pay"))
+    run.tell(ok("pay"))
+    run.tell(Raised("c", 1, first))
+    assert run.tell(Raised("b", 1, second))[-1] == RunBlocked("PastPivot", "'c' failed after the point of no return 'pay': First: 1", "c")
+
+
 def test_a_conflict_past_the_pivot_is_the_joins() -> None:
     """S9.4: not that of a branch that was allowed to fail."""
     run = Talk(commit("pivot", pivot=True), parallel("p", a=step("x"), b=step("x"), c=step("x"), more={"join": 2}))
