@@ -655,7 +655,7 @@ class Driver:
     def _ask(self, node: Node, path: str, question: Any, about: Any = None) -> Any:
         if question == "child":
             about = partial(self._new_child, node, path)
-        return ask(self.bound, self.run_id, self.state, node, path, question, about)
+        return ask(self.bound, self.run_id, self.state, node, path, question, self._moment.now, about)
 
     def _new_child(self, node: Node, path: str, value: Any) -> NewRun:
         bound = self.host.registry.bind(node.step.child)  # type: ignore[arg-type]

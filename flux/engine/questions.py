@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from .registry import Bound
 
 
-def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, question: str, about: Any = None) -> Any:
-    """Evaluate a step's `when` or a loop's test (a bool), a computed sleep (microseconds UTC), a route's selector, a for_each's items
-    (encoded), a merge of the conflicts it is asked `about` (encoded, by key), or a child's input (`about` makes it the run); a Failure
-    when it raised (S6.2)."""
+def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, question: str, now: int, about: Any = None) -> Any:
+    """Evaluate a step's `when` or a loop's test (a bool), a computed sleep (microseconds UTC, counted from `now`), a route's selector, a
+    for_each's items (encoded), a merge of the conflicts it is asked `about` (encoded, by key), or a child's input (`about` makes it the
+    run); a Failure when it raised (S6.2)."""
     step = node.step
     try:
         if question == "merge":
@@ -45,7 +45,7 @@ def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, quest
         }
         answer = _plain(asked[question](context), path)  # type: ignore[misc]
         if question == "until":
-            return to_instant(answer, state.updated_at)
+            return to_instant(answer, now)
         if question == "child":
             return about(answer)
         if question == "items":

@@ -39,6 +39,25 @@ async def test_durations(engine: FluxEngine, cluster: Cluster, how: Any, seconds
     assert line.kind == "sleep" and line.duration == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(("seconds", "stay"), [(90, 300), (3600, 60)])
+async def test_a_computed_sleep_counts_from_when_it_is_reached(cluster: Cluster, seconds: float, stay: float) -> None:
+    """S8.1, S8.2, I19: not from the commit before the step that comes first, however long that takes."""
+
+    async def slow(ctx: Any) -> None:
+        await cluster.clock.advance(100)
+
+    engine = await cluster.open(stay=stay)
+    asleep: list[float] = []
+    for how in (seconds, lambda ctx: timedelta(seconds=seconds), lambda ctx: seconds):
+        flow = create_workflow(f"after-{len(asleep)}").step("a", slow, timeout=None).sleep("nap", how)
+        began = cluster.clock.datetime
+        result = await engine.execute(flow)
+        over = result.wake_at or result.completed_at
+        assert over is not None
+        asleep.append((over - began).total_seconds() - 100)
+    assert asleep == [seconds] * 3
+
+
 async def test_units(engine: FluxEngine) -> None:
     """api.md: `sleep("cool-off", hours=1)`."""
     result = await engine.execute(create_workflow("units").sleep("nap", hours=1, minutes=30))
