@@ -92,7 +92,7 @@ async def examine(storage: WorkflowStorage, registry: Registry, ended: bool) -> 
         lanes.see(run.header)
         finding, state = _look_at(run, registry, now)
         if finding is None and state is not None and state.children:
-            finding = await _unheard(storage, run, state)
+            finding = await _unheard(storage, registry, run, state)
         if finding is not None:
             _note(finding, counts, found)
     left = lanes.left()
@@ -124,12 +124,15 @@ def _rows(run: StoredRun) -> list[tuple[int, tuple[Record, ...]]]:
     return [(row.at, row.records) for row in run.rows]
 
 
-async def _unheard(storage: WorkflowStorage, run: StoredRun, state: RunState) -> Finding | None:
-    """A child that the run waits for, and will never hear of."""
+async def _unheard(storage: WorkflowStorage, registry: Registry, run: StoredRun, state: RunState) -> Finding | None:
+    """A child that the run waits for, and will never hear of, or not from the code that is here."""
     header = run.header
     heard = {posting.name for posting in run.postings if posting.kind == "child"}
     for path, child in state.children.items():
         there = await storage.read_header(child)
+        if there is not None and there.status in TERMINAL and _is_left(there, registry):
+            message = f"run {header.run_id!r} wants it undone, and its journal does not fit the workflow registered here"
+            return _finding("misfit", there, message, "Deploy code that fits: it is left as it is until then")
         if there is not None and (there.status not in TERMINAL or there.wake_at is not None or there.owner is not None or child in heard):
             continue
         now = await storage.read_header(header.run_id)
@@ -138,6 +141,12 @@ async def _unheard(storage: WorkflowStorage, run: StoredRun, state: RunState) ->
             message = f"{path!r} waits for {child}, which {what}"
             return _finding("stuck", header, message, "The rows of the child were changed by something other than flux: restore them")
     return None
+
+
+def _is_left(header: Header, registry: Registry) -> bool:
+    """Whether the run is due, and left to other code than what is registered here (D28)."""
+    bound = registry.get(header.workflow, header.version)
+    return header.wake_at is not None and bound is not None and bound.fingerprint in header.misfits
 
 
 def _look_at(run: StoredRun, registry: Registry, now: int) -> tuple[Finding | None, RunState | None]:

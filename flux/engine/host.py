@@ -293,12 +293,18 @@ class Host:
         return None
 
     async def _block(self, run: StoredRun, lease: Lease, error: Exception, misfit: str = "") -> None:
-        """Park the run. With `misfit` it does not fit this code: a worker with other code may take it at once (D28)."""
+        """Park the run. With `misfit` it does not fit this code: a worker with other code may take it at once (D28). One that has ended,
+        and is to be undone, stays as it is, and is left to such a worker (S2.2)."""
+        header = run.header
         reason = type(error).__name__
         record = RunBlocked(reason, str(error), "", misfit)
-        misfits = (*run.header.misfits, misfit) if misfit else run.header.misfits
+        misfits = (*header.misfits, misfit) if misfit else header.misfits
+        if header.status in TERMINAL:
+            if await self._write_back(run, lease, (), header.status, header.wake_at, "", misfits):
+                logger.error("run %s is %s, and what its parent asks of it is left to others: %s", header.run_id, header.status, error)
+            return
         if await self._write_back(run, lease, (record,), RunStatus.BLOCKED, 0 if misfit else None, f"{reason}: {error}", misfits):
-            logger.error("run %s is blocked: %s. %s", run.header.run_id, told_of(record), way_from(record))
+            logger.error("run %s is blocked: %s. %s", header.run_id, told_of(record), way_from(record))
 
     async def take_down(self, run: StoredRun, lease: Lease, stay: float, tends: bool = False) -> Driver | None:
         """Carry on a blocked run, whose cancel has been posted (S2.1); as it was when no code here fits it."""
@@ -326,6 +332,8 @@ class Host:
             state = drawn((row.at, row.records) for row in run.rows)
         except (DefinitionChanged, UnreadableRun) as error:
             logger.warning("run %s cannot be cancelled here: %s", run.header.run_id, error)
+            return False
+        if state.ended is not None:  # what it may be asked needs its code
             return False
         if not asked and (state.cancel is None or state.cancel.compensate):
             return False
@@ -409,7 +417,8 @@ class Host:
         try:
             run = await self.storage.load(driver.run_id)
             if run is not None and (run.header.owner, run.header.epoch) == (driver.lease.nonce, driver.epoch):
-                await self._block(run, driver.lease, error)
+                demanded = run.header.status in TERMINAL and run.header.wake_at is not None  # tried again once its parent is resumed
+                await self._block(run, driver.lease, error, driver.bound.fingerprint if demanded else "")
         except Exception:
             logger.exception("run %s: nor could it be parked; it is held until this worker ends", driver.run_id)
 
@@ -452,7 +461,8 @@ class Host:
                 break
             # Not taken: whoever moves the run next finds them in the inbox, and is to look at once (I15).
             seq = reply.postings[-1].seq
-            if status not in TERMINAL and status is not RunStatus.BLOCKED:
+            undo = any(posting.kind == "unwind" for posting in reply.postings)
+            if undo if status in TERMINAL else status is not RunStatus.BLOCKED:
                 wake_at = 0
         if self.hooks is not None and records:
             self.hooks.publish((header.workflow, header.version), header.run_id, records, commit.at)

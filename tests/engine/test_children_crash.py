@@ -431,6 +431,66 @@ async def test_a_child_whose_code_does_not_fit(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("by", ["call", "worker"])
+async def test_a_finished_child_that_is_undone_by_code_that_fits(cluster: Cluster, by: str) -> None:
+    """S2.2, D6, D28, I8, I15: code that does not fit leaves it completed, looks at it once, and nobody can take the demand away; a worker
+    whose code fits undoes it."""
+    shop = Shop()
+
+    def release(name: str) -> Workflow[Any, Any]:
+        child = create_workflow("child").step(name, shop.act(name), compensate=shop.act(f"undo {name}"))
+        return create_workflow("top").child("c", child).wait("go")
+
+    fits, other = release("a"), release("b")
+    first = await cluster.open()
+    child_id = (await first.execute(fits, id="r")).children["c"]
+    await first.close()
+    stranger = await cluster.open(workflows=[other], drive_in_caller=by == "call")
+    await stranger.cancel("r")
+
+    async def told() -> bool:
+        header = await stranger.storage.read_header(child_id)
+        return header is not None and header.misfits != ()
+
+    async with stranger.worker():
+        await eventually(told)
+        seen = await stranger.storage.read_header(child_id)
+        await cluster.clock.advance(1)
+        assert await stranger.storage.read_header(child_id) == seen and seen is not None and seen.owner is None
+    assert await standing(stranger, "r") == {"": "compensating", "c": "completed"}
+    with pytest.raises(RunFinished):
+        await stranger.cancel(child_id, compensate=False)
+    report = await stranger.doctor(ended=True)
+    assert [(one.kind, one.run_id) for one in report.findings] == [("misfit", child_id)] and "wants it undone" in str(report)
+    engine = await cluster.open(workflows=[fits])
+    assert (await engine.doctor(ended=True)).healthy
+    async with engine.worker():
+        await engine.until("r", {RunStatus.CANCELLED})
+    assert await standing(engine, "r") == {"": "cancelled", "c": "cancelled"} and shop.done == ["a", "undo a"]
+    assert (await engine.doctor(ended=True)).healthy
+
+
+async def test_a_finished_child_that_is_asked_while_it_is_given_back(cluster: Cluster) -> None:
+    """I15, D12: what its parent asks of it comes while somebody holds it, who found nothing to do: it is looked at all the same."""
+    shop = Shop()
+    child = create_workflow("child").step("a", shop.act("a"), compensate=shop.act("undo a"))
+    flow = create_workflow("top").child("c", child).wait("go")
+    slow = Faulty(cluster.storage())
+    first, poster = await cluster.open(slow, workflows=[child]), await cluster.open(workflows=[flow], drive_in_caller=False)
+    child_id = (await (await cluster.open()).execute(flow, id="r")).children["c"]
+    gate = slow.held["commit"] = asyncio.Event()
+    refused = asyncio.create_task(first.retry(child, child_id))
+    await eventually(lambda: "commit" in dict(slow.calls))
+    await poster.cancel("r")
+    async with poster.worker(), asyncio.timeout(60):
+        await poster.until("r", {RunStatus.COMPENSATING})
+        gate.set()
+        with pytest.raises(RunFinished):
+            await refused
+        await poster.until("r", {RunStatus.CANCELLED})
+    assert await standing(poster, "r") == {"": "cancelled", "c": "cancelled"} and shop.done == ["a", "undo a"]
+
+
+@pytest.mark.parametrize("by", ["call", "worker"])
 async def test_a_family_that_nobody_knows_any_more(cluster: Cluster, by: str) -> None:
     """D28, D6: it can be cancelled without its code, all of it: the parent has its child told, and ends once that has."""
     shop = Shop()
