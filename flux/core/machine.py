@@ -141,15 +141,22 @@ def _suspended(draft: Decision, command: Suspended) -> None:
 
 
 def _continued(draft: Decision, command: Continued) -> None:
-    """The run begins again, unless it is on its way down."""
+    """The run begins again, unless it is on its way down, or this is a replay (D4). Past the point of no return there is no such way for
+    a deadline, nor for a cancel that compensates (D10)."""
     state = draft.state
-    if _attempt(draft, command.path, command.attempt) is None:
+    st = _attempt(draft, command.path, command.attempt)
+    if st is None:
         return None
     if state.frames[""].steps.needs is not None:
         text = f"{command.path!r} stands in a graph, where other steps may be under way: only a step of a sequence can begin the run anew"
         return fail(draft, command.path, command.attempt, Failure.of("InvalidWorkflow", text))
-    if state.cancel is not None or _overdue(draft) or state.blocked is not None:
+    past = state.pivot is not None or st.node.step.pivot
+    cancel = state.cancel
+    down = (_overdue(draft) and not past) or (cancel is not None and not (past and cancel.compensate))
+    if down or state.replay is not None or state.blocked is not None:
         return draft.emit(StepCompleted(command.path, command.attempt, "null", command.changes))
+    if cancel is not None:
+        draft.emit(CancelRefused(cancel.seq))
     plan, definition = state.plan, state.plan.definition
     deadline_at = None if definition.deadline is None else draft.now + definition.deadline
     before: Changes = dict(state.data)

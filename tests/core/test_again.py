@@ -8,7 +8,22 @@ import pytest
 
 from flux.core.actions import outstanding
 from flux.core.again import first_undone, inherited
-from flux.core.commands import Advance, Answered, Block, Command, Cut, Lost, Raised, Reopen, Resolve, Returned, Suspended, Tick, Unblock
+from flux.core.commands import (
+    Advance,
+    Answered,
+    Block,
+    Command,
+    Continued,
+    Cut,
+    Lost,
+    Raised,
+    Reopen,
+    Resolve,
+    Returned,
+    Suspended,
+    Tick,
+    Unblock,
+)
 from flux.core.failure import Failure
 from flux.core.records import (
     AttemptCut,
@@ -22,6 +37,7 @@ from flux.core.records import (
     RunBlocked,
     RunCancelled,
     RunCompleted,
+    RunCreated,
     RunFailed,
     RunForked,
     RunUnblocked,
@@ -474,6 +490,17 @@ def test_retry_after_a_replay() -> None:
     assert run.tell(ok("a!undo"))[-1] == RunFailed()
 
 
+def test_continue_as_new_in_a_replay() -> None:
+    """D4: it begins nothing anew, also past the point of no return: the next commit step runs again, and the run is what it was."""
+    run = Talk(step("a"), commit("pay", pivot=True), commit("ship"))
+    for path in ("a", "pay", "ship"):
+        run.tell(ok(path))
+    assert run.tell(replay()) == [once_more(1), StepStarted("pay", 1)]
+    assert run.tell(Continued("pay", 1, '"next"', {"k": "2"})) == [StepCompleted("pay", 1, "null", {"k": "2"}), StepStarted("ship", 1)]
+    assert run.tell(Continued("ship", 1, None)) == [StepCompleted("ship", 1, "null"), RunCompleted()]
+    assert (run.state.continuation, run.state.input, run.state.data) == (0, "{}", {"k": "2"})
+
+
 # --- fork (D5, S12.3)
 
 
@@ -736,6 +763,30 @@ def test_the_last_step_past_the_pivot_completes_late() -> None:
     assert run.after(99).tell(ok("b")) == [StepCompleted("b", 1, "1"), RunCompleted()]
     run = Talk(commit("pay", pivot=True), deadline=9 * SECOND)
     assert run.after(99).tell(ok("pay")) == [StepCompleted("pay", 1, "1"), RunCompleted()]
+
+
+def test_continue_as_new_past_the_pivot() -> None:
+    """S9.4, D10: the run begins again, with another deadline, though this one has passed; at the pivot itself, too, whose return voids a
+    cancel that compensates."""
+
+    def begins(run: Talk, path: str) -> list[Record]:
+        *before, created, started = run.after(9).tell(Continued(path, 1, None))
+        assert isinstance(created, RunCreated) and created.deadline_at == T0 + 18 * SECOND and isinstance(started, StepStarted)
+        assert run.state.continuation == 1 and run.state.cancel is None and run.state.pivot is None
+        return before
+
+    assert begins(past_pivot(step("b"), deadline=9 * SECOND), "b") == []
+    pivot = Talk(commit("pay", pivot=True), step("b"), deadline=9 * SECOND)
+    assert begins(pivot, "pay") == []
+    pivot = Talk(commit("pay", pivot=True), step("b"), deadline=9 * SECOND)
+    pivot.tell(cancel(1))
+    assert begins(pivot, "pay") == [CancelRefused(1)]
+    pivot = Talk(commit("pay", pivot=True), step("b"))
+    pivot.tell(cancel(1, compensate=False))
+    assert pivot.tell(Continued("pay", 1, None))[0] == StepCompleted("pay", 1, "null")
+    assert pivot.state.status == "cancelled"
+    before = Talk(step("a"), commit("pay", pivot=True), deadline=9 * SECOND)
+    assert before.after(9).tell(Continued("a", 1, None))[1:] == [UnwindStarted("deadline", OVERDUE), RunFailed()]
 
 
 def test_every_way_in_which_a_pivot_completes() -> None:

@@ -170,6 +170,21 @@ async def test_a_cancel_comes_first(cluster: Cluster) -> None:
     assert (result.status, result.continuation, undone) == ("cancelled", 0, ["again!undo"])
 
 
+async def test_not_in_a_replay(engine: FluxEngine) -> None:
+    """D4: a commit step that returns it only then has run again, and nothing else has."""
+    rounds, paid = Rounds(1), list[str]()
+
+    async def pay(ctx: Any) -> Any:
+        paid.append(ctx.idempotency_key)
+        return continue_as_new() if len(paid) == 2 else "paid"
+
+    flow = create_workflow("x").step("work", rounds.work).commit("pay", pay, pivot=True)
+    await engine.execute(flow, id="r")
+    result = await engine.replay(flow, "r")
+    assert (result.status, result.continuation, result.results) == ("completed", 0, {"work": 1, "pay": None})
+    assert len(rounds.keys) == 1 and len(paid) == 2 and len(set(paid)) == 1 and result.past_pivot
+
+
 async def test_where_it_may_not_be_returned(engine: FluxEngine) -> None:
     """S1.4: inside another step, or in a graph, others may be under way; and an input is checked as ever."""
 
