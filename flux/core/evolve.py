@@ -351,13 +351,18 @@ def _step_suspended(state: RunState, record: StepSuspended, at: int) -> None:
 
 def _park_attempt(state: RunState, st: StepState, retry_at: int | None, at: int) -> None:
     if retry_at is None:
-        for one in (st, _known(state, base_path(st.path))) if st.node.probes is not None else (st,):
-            one.status = StepStatus.CANCELLED
-            one.ended_at = at
+        _give_up(state, st, at)
     else:
         st.status = StepStatus.SUSPENDED
         st.due_at = retry_at
         state.put(state.parked, st.path, st)
+
+
+def _give_up(state: RunState, st: StepState, at: int) -> None:
+    """Nobody starts it any more; where it is a probe, nor the step that it asks after."""
+    for one in (st, _known(state, base_path(st.path))) if st.node.probes is not None else (st,):
+        one.status = StepStatus.CANCELLED
+        one.ended_at = at
 
 
 def _attempt_failed(state: RunState, record: AttemptFailed, at: int) -> None:
@@ -388,13 +393,12 @@ def _attempt_released(state: RunState, record: AttemptReleased, at: int) -> None
     st.attempt -= 1
     if st.attempt == 0:
         st.started_at = None
-    if state.is_stopped(st.path):  # nobody starts it any more
-        st.status = StepStatus.CANCELLED
-        st.ended_at = at
-        return
+    if state.is_stopped(st.path):
+        return _give_up(state, st, at)
     st.status = StepStatus.PENDING
     st.due_at = at
     state.put(state.parked, st.path, st)
+    return None
 
 
 def _step_failed(state: RunState, record: StepFailed, at: int) -> None:
@@ -671,14 +675,16 @@ def _step_probed(state: RunState, record: StepProbed, at: int) -> None:
     st = _known(state, path)
     st.doubt = False
     if record.result is None:
+        if state.is_stopped(path):
+            return _give_up(state, st, at)
         st.status = StepStatus.PENDING
         st.due_at = at
         state.put(state.parked, path, st)
-        return
+        return None
     st.result = record.result
     st.failure = None
     st.lost = st.guilty = 0
-    _end(state, st, StepStatus.COMPLETED, at)
+    return _end(state, st, StepStatus.COMPLETED, at)
 
 
 def _step_resolved(state: RunState, record: StepResolved, at: int) -> None:

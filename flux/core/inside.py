@@ -438,6 +438,7 @@ def _close_inside(state: RunState, top: str, at: int) -> None:
         close_frame(state, key)
     for path in stopping:
         state.drop(state.stopping, path)
-    for path in [path for path in (*state.parked, *owners) if lies_in(path, top)]:
+    parked = dict.fromkeys(one for path in state.parked for one in (path, base_path(path)))  # with those that a probe asks after
+    for path in [path for path in (*parked, *owners) if lies_in(path, top)]:
         if state.steps[path].status in OPEN:
             state.leave(path, at)

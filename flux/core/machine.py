@@ -181,7 +181,7 @@ def _answered(draft: Decision, command: Answered) -> None:
     if command.result is None and not _stopping(draft, st):
         if st.raised > st.node.retries and st.failure is not None:
             fail(draft, path, 0, st.failure)
-        elif not draft.moment.halt:
+        elif not draft.moment.halt and draft.state.blocked is None:
             _try(draft, st)
 
 

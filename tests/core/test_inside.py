@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flux.core.again import first_undone, inherited
-from flux.core.commands import Advance, Cut, Lost, Raised, Released, Suspended, Tick
+from flux.core.commands import Advance, Answered, Block, Cut, Lost, Raised, Released, Suspended, Tick, Unblock
 from flux.core.evolve import fold
 from flux.core.failure import Failure
 from flux.core.inside import arm_completed
@@ -29,11 +29,13 @@ from flux.core.records import (
     RunCompleted,
     RunFailed,
     RunForked,
+    RunUnblocked,
     SignalReceived,
     SleepEnded,
     SleepStarted,
     StepCompleted,
     StepFailed,
+    StepProbed,
     StepSkipped,
     StepStarted,
     StepSuspended,
@@ -833,3 +835,46 @@ def test_a_sketch_reads_every_kind() -> None:
         path: (st.status, st.node.kind) for path, st in fold(run.plan, run.rows).steps.items()
     }
     assert list(seen.steps) == list(run.state.steps) and seen.data == run.state.data and seen.ended is RunStatus.COMPLETED
+
+
+# --- probes (S3.8)
+
+
+def asked(*more: Step, **options: Any) -> Talk:
+    """A run whose branch `x` asks after `a`; beside it in there go on those named `more`, and a branch `y`."""
+    x = body(after(step("a", probe=handler, compensate=handler, retries=1)), *[after(one) for one in more])
+    run = Talk(parallel("p", x=x, y=step("b"), more=options))
+    run.tell(Raised("p/x/a", 1, SLOW, doubt=True))
+    assert run.after(5).tell(Tick()) == go("p/x/a!probe")
+    return run
+
+
+def test_a_probe_answers_in_a_branch_that_has_failed() -> None:
+    """I17, S11.3: the step is not called again, and nothing is due for it."""
+    run = asked(step("c"), on_failure="finish")
+    run.tell(Raised("p/x/c", 1, BOOM))
+    assert run.tell(Answered("p/x/a!probe", 1, None)) == [StepProbed("p/x/a", 1, None)]
+    assert statuses(run)["p/x/a"] == "cancelled" and not run.state.parked
+    assert run.tell(ok("p/y/b"))[-2:] == unwound()
+
+
+def test_a_probe_answers_in_a_blocked_run() -> None:
+    """S2.1: nothing is started until the run is moved on."""
+    run = asked()
+    run.tell(Released("p/y/b", 1), Block("HandlerStuck", "why", "p/y/b"))
+    assert run.tell(Answered("p/x/a!probe", 1, None)) == [StepProbed("p/x/a", 1, None)]
+    assert run.state.status == "blocked" and not run.state.calls
+    assert run.tell(Unblock(), Tick()) == [RunUnblocked(), StepStarted("p/y/b", 1), StepStarted("p/x/a", 2)]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_probe_in_a_branch_that_is_not_needed(late: bool) -> None:
+    """S11.3, S16: a step whose probe was not called, before or after the others win, is given up with it."""
+    run = asked(step("c"), join="any")
+    let_go = Released("p/x/a!probe", 1)
+    for command in (ok("p/y/b"), let_go) if late else (let_go, ok("p/y/b")):
+        run.tell(command)
+    run.tell(Released("p/x/c", 1))
+    assert run.state.status == "completed" and not run.state.parked
+    assert {path for path, status in statuses(run).items() if status == "cancelled"} == {"p/x/a", "p/x/c", "p/x/a!probe"}
+    assert {path for path, status in statuses(run).items() if status == "completed"} == {"p", "p/y/b"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flux import NOT_DONE, FluxEngine, InvalidWorkflow, Retry, RunResult, create_workflow
+from flux import NOT_DONE, FluxEngine, InvalidWorkflow, Retry, RunResult, branch, create_workflow
 
 from .again import Declined, Listener, Shop
 from .cluster import Cluster, eventually
@@ -473,6 +473,31 @@ async def test_a_probe_on_a_thread(cluster: Cluster) -> None:
     other = await Lost(cluster, "crash", flow, shop)()
     result: RunResult = await other.resume(flow, "r")
     assert result.results["a"] == "found" and threads != [threading.main_thread().name]
+
+
+async def test_a_probe_in_a_branch_that_has_failed_meanwhile(engine: FluxEngine) -> None:
+    """I17, S3.8: its answer leads to nothing any more, and the run rests while another branch waits."""
+    shop, asking, tell = Shop(), asyncio.Event(), asyncio.Event()
+    shop.hanging = {"a"}
+
+    async def probe(ctx: Any) -> Any:
+        asking.set()
+        await tell.wait()
+        return NOT_DONE
+
+    async def fails(ctx: Any) -> None:
+        await tell.wait()
+        raise Declined("b")
+
+    x = branch().step("a", shop.act("a"), timeout=5, retries=0, probe=probe, after=()).step("b", fails, retries=0, after=())
+    flow = create_workflow("beside").parallel("p", on_failure="finish", x=x, y=branch().wait("go"))
+    call = asyncio.create_task(engine.execute(flow, id="r"))
+    await asking.wait()
+    tell.set()  # both return in one turn of the loop, `b` first, and the probe is not cut
+    result = await asyncio.wait_for(call, 60)
+    lines = {line.path: line.status.value for line in result.history}
+    assert result.status == "suspended" and lines["p/x/a"] == "cancelled" and shop.done == ["a"]
+    assert (await engine.summary("r")).wake_at is None and (await engine.signal(flow, "r", "go")).status == "failed"
 
 
 async def test_it_is_told_of(cluster: Cluster) -> None:
