@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from ..errors import InvalidArgument, PastPivot
+from .culprits import culprit
 from .failure import Failure
-from .inside import DONE, applied, arm_completed, arms_of, ghosts_at, goes_on_in, goes_on_itself, lies_in, make_due, stand_anew
+from .inside import DONE, applied, arm_completed, arms_of, failed_arms, ghosts_at, goes_on_in, goes_on_itself, lies_in, make_due, stand_anew
 from .patterns import pattern
 from .places import END, FANS, Level, Place, fan_of, place, trail
 from .plan import PROBE, UNDO, Plan, Sequence, base_path
@@ -52,12 +53,12 @@ def _wholly_done(state: RunState, st: StepState) -> bool:
     return st.inside is None or not any(_inside_with(state, st, _UNDONE))
 
 
-def _partly_done(state: RunState, st: StepState, named: str = "") -> bool:
+def _partly_done(state: RunState, st: StepState, named: Collection[str] = ()) -> bool:
     """Whether what is done inside this step stands, and the rest begins again: when there is something, when a child goes on in there,
     when it is a wait whose time was out, or when somebody has named what is to begin again in there. Else the whole step does."""
     if st.inside is None:
         return False
-    if st.node.kind is Kind.WAIT or lies_in(named, st.path) or any(lies_in(path, st.path) for path in state.children):
+    if st.node.kind is Kind.WAIT or any(lies_in(path, st.path) for path in (*named, *state.children)):
         return True
     return any(_inside_with(state, st, DONE))
 
@@ -163,25 +164,29 @@ def reopen(state: RunState, record: Reopened) -> None:
     _set_aside(
         state, [path for path in state.steps if "!" in path or (named and (path == named or lies_in(path, named)))], record.generation
     )
-    begin_again(state, named, record.generation)
+    _begin_again(state, _Search(state, named), record.generation)
 
 
-def begin_again(state: RunState, named: str, generation: int) -> None:
+def _begin_again(state: RunState, search: _Search, generation: int) -> None:
     """Steps that are not done, or come after one that is not, are to be done again; what goes on by itself does."""
-    search = _Search(state, named)
     search.sequence("", state.plan.root)
     for path in search.entered:
         state.save(state.steps[path]).status = StepStatus.RUNNING
-    _set_aside(state, [path for path in search.found if path in state.steps], generation)
+    _set_aside(state, [path for path in state.steps if base_path(path) in search.found], generation)
     stand_anew(state)
 
 
 class _Search:
-    """Looks for what is to be done again: `found`, and `entered`, the steps around it of which something stands."""
+    """Looks for what is to be done again: `found`, and `entered`, the steps around it of which something stands.
 
-    def __init__(self, state: RunState, named: str) -> None:
+    `named`: where somebody wants to begin. `decided`: where the failures stood that are decided about; what has failed without harm to
+    the run is then left as it is.
+    """
+
+    def __init__(self, state: RunState, named: str, decided: Collection[str] = ()) -> None:
         self.state = state
         self.named = named
+        self.decided = decided
         self.found: dict[str, None] = {}
         self.entered: list[str] = []
 
@@ -216,17 +221,27 @@ class _Search:
             return False
         if _wholly_done(state, st) and not lies_in(self.named, path):
             return True
-        if not (_partly_done(state, st, self.named) or goes_on_in(state, path)):
+        if path in self.decided or not (_partly_done(state, st, self.decided or (self.named,)) or goes_on_in(state, path)):
             self._all_at(path)
             return False
         self.entered.append(path)
         broken = False
+        left = self._left(st)
         for key, body in arms_of(st):
+            if key in left:
+                continue
             if broken and st.node.kind not in FANS:
                 self._all_at(key)
             elif not self.sequence(key, body):
                 broken = True
         return False
+
+    def _left(self, st: StepState) -> Collection[str]:
+        """The branches that have failed, of a step that has not; unless no other is left to bring the join about."""
+        if not self.decided or st.node.kind not in FANS or st.status is StepStatus.FAILED:
+            return ()
+        left = failed_arms(self.state, st)
+        return left if len(left) < len(arms_of(st)) else ()
 
 
 def _lift(state: RunState, deadline_at: int | None) -> None:
@@ -235,6 +250,7 @@ def _lift(state: RunState, deadline_at: int | None) -> None:
         state.assign(state, name, None)
     state.assign(state, "unclean", False)
     state.assign(state, "descending", False)
+    state.assign(state, "decided", ())
     state.assign(state, "undo", ())
     state.assign(state, "undo_at", 0)
     state.assign(state, "deadline_at", deadline_at)
@@ -360,16 +376,33 @@ def resolve(state: RunState, record: StepResolved) -> StepStatus | None:
     within = [one for one in state.steps if base_path(one) == path or lies_in(one, path)]
     for one in within:
         state.unpark(state.steps[one])
-    _set_aside(state, within, state.generation)
+    frame = state.frame_of(path)
+    more = state.failing is not None and culprit(state, (*state.decided, path)) is not None
+    if not (more and record.way == "retry"):  # else it begins again with the others
+        _set_aside(state, within, state.generation)
+    if state.failing is not None or frame is None:
+        go_on_behind(state, path, path)
+    else:
+        state.assign(state, "again", True)
+        state.assign(state, "descending", False)
+        make_due(state, frame)
+    return {"retry": None, "skip": StepStatus.SKIPPED, "done": StepStatus.COMPLETED}[record.way]
+
+
+def go_on_behind(state: RunState, path: str, *others: str) -> None:
+    """Somebody has decided what is to become of the step at `path`, at which the run was blocked, and of `others`. The run goes on once
+    that is so of every step whose failure made it fail: nobody is called again beside it unasked (S3.8)."""
     state.assign(state, "again", True)
     state.assign(state, "descending", False)
-    frame = state.frame_of(path)
-    if state.failing is None and frame is not None:
-        make_due(state, frame)
-    else:  # the branches on the way there were closed when it failed
-        state.assign(state, "failing", None)
-        begin_again(state, path, state.generation)
-    return {"retry": None, "skip": StepStatus.SKIPPED, "done": StepStatus.COMPLETED}[record.way]
+    decided = (*state.decided, path, *others)
+    rest = culprit(state, decided) if state.failing is not None else None
+    if rest is not None:
+        state.assign(state, "failing", trail(state.plan, rest.path)[0].node.name)
+        state.assign(state, "decided", decided)
+        return
+    state.assign(state, "failing", None)
+    state.assign(state, "decided", ())
+    _begin_again(state, _Search(state, path, decided), state.generation)
 
 
 def _resolve_undo(state: RunState, record: StepResolved, blocked: RunBlocked | None) -> None:

@@ -111,12 +111,15 @@ def evolve(state: RunState, record: Record, at: int) -> None:
 # --- helpers
 
 
-def _reach(state: RunState, path: str, at: int, *, called: bool | None = None, kind: Kind | None = None) -> StepState:
-    """The step's state, made when its path is new; checks that the code has this step here and of this kind."""
+def _reach(
+    state: RunState, path: str, at: int, *, called: bool | None = None, kind: Kind | None = None, node: Node | None = None
+) -> StepState:
+    """The step's state, made when its path is new; checks that the code has this step here and of this kind. `node`: where that is
+    known, though nothing is open there."""
     st = state.steps.get(path)
     if st is not None:
         return state.save(st)
-    node = _node_for(state, path)
+    node = node or _node_for(state, path)
     if (called is not None and node.called is not called) or (kind is not None and node.kind is not kind):
         raise misfit(path, f"has changed its kind to {node.kind.value!r}")
     owed = state.owed.get(path) if state.owed else None
@@ -689,10 +692,11 @@ def _step_probed(state: RunState, record: StepProbed, at: int) -> None:
 
 def _step_resolved(state: RunState, record: StepResolved, at: int) -> None:
     state.assign(state, "resolutions", (*state.resolutions, (at, record)))
+    node = state.steps[record.path].node
     status = resolve(state, record)
     if status is None:
         return
-    st = _reach(state, record.path, at)
+    st = _reach(state, record.path, at, node=node)
     if status is StepStatus.COMPLETED:
         st.result = record.result
         st.doubt = False

@@ -275,11 +275,14 @@ def reenter(state: RunState, st: StepState) -> None:
 
 def _reenter_fan(state: RunState, st: StepState, old: Inside) -> None:
     outer = _frame(state, st.path).scope
+    failed = failed_arms(state, st)
     inside = st.inside = Inside(items=old.items)
     waiting: list[str] = []
     for key in arm_keys(st):
         if _arm_done(state, st, key):
             inside.done[key] = Scope(outer, kept_changes(state, key, arm_body(st.node, key)))
+        elif key in failed:
+            inside.failed[key] = failed[key]
         else:
             waiting.append(key)
     if not waiting:  # only the join is left: the last branch ends once more, and brings it about
@@ -288,6 +291,12 @@ def _reenter_fan(state: RunState, st: StepState, old: Inside) -> None:
     inside.waiting = tuple(waiting)
     for _ in range(_at_once(st)):
         _begin_next(state, st)
+
+
+def failed_arms(state: RunState, st: StepState) -> dict[str, str]:
+    """The branches of this fan that have failed, and are not to be done again: the key of each, and the path of what failed in it."""
+    failed = inside_of(st).failed
+    return {key: path for key, path in failed.items() if path in state.steps and state.steps[path].status is StepStatus.FAILED}
 
 
 def goes_on_in(state: RunState, key: str) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .commands import Changes
+from .culprits import counts
 from .decision import Decision
 from .failure import Failure
 from .inside import conflict, inside_of, lies_in, merged
-from .places import FANS, place, trail
+from .places import FANS
 from .plan import Node, base_path
 from .records import (
     ArmEnded,
@@ -114,7 +115,7 @@ def conclude(draft: Decision, st: StepState) -> None:
     if st.status is not StepStatus.RUNNING:
         return
     inside = inside_of(st)
-    total, need = _counts(st)
+    total, need = counts(st)
     failed = len(inside.failed)
     won = len(inside.done) >= need
     early = won and st.node.kind is Kind.PARALLEL
@@ -133,18 +134,6 @@ def conclude(draft: Decision, st: StepState) -> None:
 def _goes_on_inside(state: RunState, st: StepState) -> bool:
     """Whether an attempt runs, or a child is under way, in a branch of this step."""
     return any(lies_in(path, st.path) for path in (*state.calls, *state.children))
-
-
-def _counts(st: StepState) -> tuple[int, int]:
-    """How many branches or items there are, and how many have to complete."""
-    step = st.node.step
-    if st.node.kind is Kind.FOR_EACH:
-        total = len(inside_of(st).items)
-        return total, total if step.at_least is None else step.at_least
-    total = len(st.node.bodies)
-    if isinstance(step.join, int):
-        return total, step.join
-    return total, total if step.join == "all" else 1
 
 
 def _why(draft: Decision, st: StepState, total: int, need: int) -> Failure:
@@ -182,22 +171,6 @@ def clash(draft: Decision, path: str, attempt: int, changes: Changes | None) -> 
     undone = attempt == 0 or draft.state.steps[path].node.transactional  # else its handler has returned: it is to be undone
     fail(draft, path, attempt, Failure.of("DataConflict", text), doubt=not undone)
     return True
-
-
-def culprit(state: RunState, st: StepState) -> StepState:
-    """The step inside this one, or itself, whose failure made it fail."""
-    if st.inside is None or (st.node.kind in FANS and _has_won(st)):
-        return st
-    inner = [one for one in state.steps.values() if one.status is StepStatus.FAILED and not one.node.aside and _stands_in(state, one, st)]
-    return culprit(state, min(inner, key=lambda one: place(state.plan, one.path))) if inner else st
-
-
-def _has_won(st: StepState) -> bool:
-    return len(inside_of(st).done) >= _counts(st)[1]
-
-
-def _stands_in(state: RunState, st: StepState, owner: StepState) -> bool:
-    return lies_in(st.path, owner.path) and trail(state.plan, st.path)[-1].owner == owner.path
 
 
 def fail(draft: Decision, path: str, attempt: int, failure: Failure, doubt: bool = False) -> None:

@@ -45,10 +45,11 @@ from .commands import (
     Tick,
     Unblock,
 )
+from .culprits import culprit
 from .decision import Decision, Moment
 from .failure import Failure
 from .inside import applied, at_end, ready
-from .joins import branch_over, clash, conclude, culprit, fail, take_up
+from .joins import branch_over, clash, conclude, fail, take_up
 from .plan import PROBE, Node, Plan, base_path
 from .records import (
     AttemptCut,
@@ -555,7 +556,7 @@ def _block_past_pivot(draft: Decision) -> None:
         text = f"the deadline passed after the point of no return {state.pivot!r}"
         draft.emit(RunBlocked("DeadlineExceeded", text))
         return
-    failed = culprit(state, state.steps[state.failing])
+    failed = culprit(state, state.decided) or state.steps[state.failing]
     text = f"{failed.path!r} failed after the point of no return {state.pivot!r}: {failed.failure}"
     draft.emit(RunBlocked("PastPivot", text, failed.path))
 

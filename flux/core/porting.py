@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import fields, replace
 from typing import Any
 
-from .again import begin_again
+from .again import go_on_behind
 from .inside import close_frame, make_due
 from .patterns import numbered, pattern
 from .places import trail
@@ -89,14 +89,12 @@ def _leave_ghosts(state: RunState, gone: Set[str]) -> None:
     """`gone`: what the version that the run is now of has no more; a later one may have dropped other steps."""
     blocked = state.blocked
     stuck = None if blocked is None else _ghost_of(gone, blocked.path)
-    for st in [st for st in state.steps.values() if _ghost_of(gone, st.path) and (st.status in OPEN or (stuck and _ended_more(state, st)))]:
+    failed = [st.path for st in state.steps.values() if stuck and _ghost_of(gone, st.path) and _ended_more(state, st)]
+    for st in [st for st in state.steps.values() if _ghost_of(gone, st.path) and (st.status in OPEN or st.path in failed)]:
         _leave(state, st)
     if blocked is not None and stuck:
         state.assign(state, "blocked", None)
-        state.assign(state, "failing", None)
-        state.assign(state, "again", True)
-        state.assign(state, "descending", False)
-        begin_again(state, base_path(blocked.path), state.generation)
+        go_on_behind(state, base_path(blocked.path), *failed)
 
 
 def _ended_more(state: RunState, st: StepState) -> bool:

@@ -142,6 +142,7 @@ class RunState:
     input = ""
     cancel: CancelRequested | None = None
     failing: str | None = None  # the top-level step whose failure ends the run
+    decided: tuple[str, ...] = ()  # steps that failed and that somebody has decided about, while there are others to decide about
     unwinding: UnwindStarted | None = None
     undo: tuple[str, ...] = ()  # steps to compensate, in order
     undo_at = 0
@@ -387,7 +388,7 @@ class RunState:
         return (
             self.status, self.workflow, self.version, self.shape, self.input, self.data, self.steps, self.frames,
             sorted(self.due), sorted(self.calls), sorted(self.parked), sorted(self.stopping), self.children,
-            self.waits, self.cancel, self.failing,
+            self.waits, self.cancel, self.failing, self.decided,
             self.unwinding, self.undo, self.undo_at, self.blocked, self.ended, self.deadline_at, self.wake_at,
             self.created_at, self.updated_at, self.ended_at, self.generation, self.pivot, self.replay, self.replay_at,
             self.parent, self.continuation, self.demand, self.descending, self.unclean, self.forked, self.reopenings, self.resolutions,

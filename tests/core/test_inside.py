@@ -774,6 +774,82 @@ def test_blocked_inside_past_the_pivot() -> None:
             assert run.tell(ok("z"))[-1] == RunCompleted()
 
 
+def test_each_failure_is_decided_about() -> None:
+    """S3.8, S10.6: nobody is called again because somebody has decided about another; nothing starts before all have been decided about."""
+    unsure = step("a", on_unknown="fail")
+    fan = parallel("f", x=unsure, y=step("b"), z=body(step("k"), step("l")), more={"on_failure": "finish"})
+    graph = (after(commit("pay", pivot=True)), after(unsure, "pay"), after(step("b"), "pay"), after(step("c"), "a", "b"))
+    for steps, a, b, rest in (((commit("pay", pivot=True), fan, step("c")), "f/x/a", "f/y/b", ("f/z/k", "f/z/l")), (graph, "a", "b", ())):
+        for first in ("skip", "done", "retry"):
+            for second in ("skip", "done", "retry"):
+                run = Talk(*steps)
+                run.tell(ok("pay"))
+                for path in rest:
+                    run.tell(ok(path))
+                run.tell(Cut(a, 1, "shutdown"))
+                run.tell(boom(b))
+                assert stuck(run) == a
+                told = run.tell(resolve(a, first, '"A"' if first == "done" else None))
+                assert (told[0].way, stuck(run), len(told)) == (first, b, 2)  # type: ignore[union-attr]
+                assert run.status(b) == "failed"
+                told = run.tell(resolve(b, second, '"B"' if second == "done" else None))
+                again = [path for path, way in ((a, first), (b, second)) if way == "retry"]
+                assert [record.path for record in told if isinstance(record, StepStarted)] == (again or ["c"])
+                for path in again:
+                    run.tell(ok(path))
+                assert run.tell(ok("c"))[-1] == RunCompleted()
+
+
+def test_failures_of_items_one_after_another() -> None:
+    """S10.6: also of those that have to wait for their place once the run goes on."""
+    for inner, path in ((ONE, "f[{}]"), (body(route("r", "b", b=ONE)), "f[{}]/r/b"), (body(after(step("i"))), "f[{}]/i")):
+        for way in ("skip", "done", "retry"):
+            run = Talk(commit("pay", pivot=True), for_each("f", ("1", "2", "3"), inner, concurrency=1, on_failure="finish"), step("z"))
+            run.tell(ok("pay"))
+            for number in (1, 2, 3):
+                run.tell(boom(path.format(number)))
+            for number in (1, 2, 3):
+                assert stuck(run) == path.format(number)
+                run.tell(resolve(path.format(number), way, '"done"' if way == "done" else None))
+            for number in (1, 2, 3) if way == "retry" else ():
+                assert list(run.state.calls) == [path.format(number)]
+                run.tell(ok(path.format(number)))
+            assert run.tell(ok("z"))[-1] == RunCompleted()
+
+
+def test_what_was_allowed_to_fail_stays_failed() -> None:
+    """S3.8, S10.6: an item that the join does without is not called again because of a failure elsewhere."""
+    items = for_each("f", ("1", "2", "3"), body(step("i", on_unknown="fail"), step("j")), at_least=1, on_failure="finish", concurrency=2)
+    run = Talk(after(commit("pay", pivot=True)), after(items, "pay"), after(step("s"), "pay"), after(step("z"), "f", "s"))
+    run.tell(ok("pay"))
+    run.tell(Cut("f[1]/i", 1, "shutdown"))
+    run.tell(ok("f[2]/i"))
+    run.tell(boom("s"))
+    run.tell(ok("f[2]/j"))
+    run.tell(ok("f[3]/i"))
+    assert stuck(run) == "s"
+    assert run.tell(resolve("s", "skip"))[1:] == [*go("f[3]/j")]
+    assert run.status("f[1]/i") == "failed"
+    assert ArmsJoined("f", None) in run.tell(ok("f[3]/j"))
+    assert run.tell(ok("z"))[-1] == RunCompleted()
+
+
+def test_a_failure_beside_what_crashes() -> None:
+    """S3.8, S10.1: somebody decides about the step that took its workers down, not about the one that failed beside it."""
+    for way in ("skip", "done", "retry"):
+        run = Talk(after(step("a", compensate=handler)), after(step("b", on_unknown="fail"), "a"), after(step("c"), "a"))
+        run.tell(ok("a"))
+        run.tell(Cut("b", 1, "shutdown"), Block("WorkerCrashed", "why", "c"), Cut("c", 1, "shutdown"))
+        told = run.tell(resolve("c", way))
+        assert isinstance(told[1], UnwindStarted) and told[1].failure.type.endswith("UnknownOutcome"), way
+        assert told[2:] == go("a!undo")
+
+
+def stuck(run: Talk) -> str:
+    """Where the run is blocked."""
+    return "" if run.state.blocked is None else run.state.blocked.path
+
+
 def test_what_waits_beside_a_failure_waits_on() -> None:
     """I29, S10.6: a step in a graph is resolved; the branches beside it, in which nothing is done yet, are not begun once more."""
     run = Talk(after(commit("pay", pivot=True)), after(parallel("f", a=wait("go"), b=wait("on")), "pay"), after(step("s"), "pay"))

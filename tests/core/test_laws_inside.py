@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from flux.core.commands import Command, Cut, Released
 from flux.core.evolve import fold
 from flux.core.failure import Failure
+from flux.core.inside import lies_in
 from flux.core.patterns import NTH, body_path, pattern, step_path
 from flux.core.plan import Defaults, Node, base_path
-from flux.core.records import Record, RunCompleted, StepCompleted, StepFailed, StepStarted, UnwindStarted
+from flux.core.records import Record, RunCompleted, StepCompleted, StepFailed, StepResolved, StepStarted, UnwindStarted
 from flux.core.retry import SECOND, Retry
 from flux.core.state import StepState
 from flux.core.status import TERMINAL
@@ -245,6 +246,38 @@ def test_a_crash_at_any_point_leads_to_the_same_end(case: Case) -> None:
         if RunCompleted in ends:
             assert again.state.data == whole.state.data
             assert completed(again) == completed(whole)
+
+
+@st.composite
+def past_the_pivot(draw: Any) -> Case:
+    """A run's whole story behind its point of no return: what fails there, a person decides about."""
+    case = draw(nested())
+    steps = case.definition.body.steps
+    body = case.definition.body
+    if not body.single:
+        graph = any(one.after is not None for one in steps)
+        behind = tuple(replace(one, after=one.after or ("pay",)) for one in steps) if graph else steps
+        pay = Step("pay", Kind.COMMIT, handler, pivot=True, after=() if graph else None)
+        body = Body((pay, *behind))
+    acts = draw(st.lists(st.sampled_from([Act("resolve", way=way) for way in ("skip", "done", "retry")]), min_size=2, max_size=12))
+    return replace(case, definition=replace(case.definition, body=body, deadline=None), acts=tuple(acts))
+
+
+@MANY
+@given(past_the_pivot())
+def test_decisions_past_the_pivot(case: Case) -> None:
+    """S2.3, S3.8, S9.4, S10.6, I8, I15: through any faults; a step that failed is called again only when somebody said so of it."""
+    world = Nested(case).run()
+    settle(world)
+    failed: set[str] = set()
+    for _, row in world.store.journal():
+        for record in row:
+            if isinstance(record, StepFailed):
+                failed.add(record.path)
+            elif isinstance(record, StepResolved):
+                failed = {path for path in failed if path != record.path and not lies_in(path, record.path)}
+            elif isinstance(record, StepStarted):
+                assert record.path not in failed, "nobody has decided about it"
 
 
 def test_patterns_name_every_step() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from flux.core.commands import Arrived, Block, Cut, Lost, Migrate, Posting, Raised, Tick
 from flux.core.records import ArmEnded, ArmsJoined, ChildStarted, RunCompleted, StepStarted, WaitStarted
 
-from .test_again import does
-from .test_inside import after, body, for_each, go, parallel, route, statuses
+from .test_again import does, resolve
+from .test_inside import after, body, for_each, go, parallel, route, statuses, stuck
 from .test_machine import BOOM, Talk, ok, signal
 from .test_migrations import MOVED, moved_to
 from .world import child, commit, handler, step, wait
@@ -21,11 +21,6 @@ def paid(*steps: Any) -> Talk:
     run = Talk(*steps)
     run.tell(ok("pay"))
     return run
-
-
-def stuck(run: Talk) -> str:
-    """Where the run is blocked."""
-    return "" if run.state.blocked is None else run.state.blocked.path
 
 
 def test_branches_keep_what_they_have_done() -> None:
@@ -136,3 +131,18 @@ def test_choices_that_were_made_stand() -> None:
     assert run.tell(Migrate()) == [MOVED, *go("r/b/ok")]
     assert run.asked == []
     assert statuses(run) == {"pay": "completed", "r": "running", "r/b/gone": "cancelled", "r/b/ok": "running"}
+
+
+def test_other_failures_are_still_to_be_decided_about() -> None:
+    """S3.8, S13: what failed beside the dropped step, and is not dropped, is not called again unasked."""
+    unsure = after(step("a", on_unknown="fail"), "pay")
+    pay, last = after(PAY), after(step("z"), "a")
+    old = paid(pay, after(step("gone"), "pay"), unsure, last)
+    old.tell(Raised("gone", 1, BOOM))
+    old.tell(Cut("a", 1, "shutdown"))
+    assert stuck(old) == "gone"
+    run = moved_to(pay, unsure, last, old=old, drop=("gone",))
+    run.tell(Migrate())
+    assert (stuck(run), list(run.state.calls)) == ("a", [])
+    assert run.tell(resolve("a", "skip"))[-1] == StepStarted("z", 1)
+    assert run.tell(ok("z"))[-1] == RunCompleted()
