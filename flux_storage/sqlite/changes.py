@@ -91,6 +91,11 @@ class Changes:
             if connection is not None:
                 connection.close()
 
+    def disown(self) -> None:
+        """In a forked child: the connection is the parent's, and nothing changes here any more."""
+        self._closed = True
+        self._lock, self._looking = threading.Lock(), threading.Lock()
+
     def _ring(self) -> None:
         if self._folder is not None:
             bell.ring(str(self._folder), self._bells)

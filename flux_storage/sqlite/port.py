@@ -149,7 +149,7 @@ class Port:
     def invite(self, serve: Callable[[Writer], None]) -> None:
         """Let somebody have the writer to itself, behind what is on its way; `dismiss` says that it is over. Raises StorageMisused."""
         if not self._writer.hand_over(Guest(serve)):
-            raise StorageMisused("the storage was closed before this call")
+            raise StorageMisused(self._writer.refusal)
         self._guests += 1
 
     def dismiss(self) -> None:
@@ -183,7 +183,7 @@ class Port:
             operations += self.pending
             self.pending.clear()
             for operation in operations:
-                operation.error = StorageMisused("the storage was closed before this call")
+                operation.error = StorageMisused(self._writer.refusal)
                 operation.settle()
             return
         self._away = batch

@@ -50,7 +50,7 @@ from flux.storage import (
 
 from . import forgetting, queries, runs, schedules
 from .leases import Raw
-from .opened import Opened
+from .opened import Opened, refuse_inherited
 from .rows import header_of, row_of, schedule_of, stored_of
 from .transactions import SQLiteTransaction
 from .turns import Turns
@@ -127,7 +127,7 @@ class SQLiteStorage:
         StorageUnavailable."""
         async with self._turns:
             if self._open is None:
-                opened = Opened(None if self.path == MEMORY else self.path, self.clock)
+                opened = Opened(None if self.path == MEMORY else self.path, self.clock, self._lose)
                 await opened.open(self._synchronous, self._busy_warning, self._tell)
                 self._open = opened
             self._users += 1
@@ -136,13 +136,21 @@ class SQLiteStorage:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Finish what was begun, and close, when this was the last user."""
         async with self._turns:
+            if self._open is None:
+                return  # in a forked child: it is open in the parent
             self._users -= 1
-            if self._users == 0 and self._open is not None:
+            if self._users == 0:
                 current, self._open = self._open, None
                 await current.close()
 
+    def _lose(self) -> None:
+        """In a forked child: what is open is the parent's."""
+        self._open, self._users = None, 0
+        self._turns, self._time = Turns(), threading.Lock()
+
     def _parts(self) -> Opened:
         if self._open is None:
+            refuse_inherited(self.path)
             raise StorageMisused(f"{self!r} is not open: use it inside 'async with'")
         return self._open
 

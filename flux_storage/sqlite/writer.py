@@ -35,6 +35,8 @@ SLUGGISH = 0.005  # seconds: after one commit this slow, the thread does all of 
 
 IDLE, RUNNING, WAITING = 0, 1, 2  # what the thread does: nothing, needs the interpreter, waits for disk or file
 
+FORKED = "forked, and SQLite does not survive a fork: start processes with 'spawn', or fork before the storage is opened"
+
 _log = logging.getLogger("flux.storage.sqlite")
 
 
@@ -135,6 +137,8 @@ class Writer:
         self.cost = SWIFT
         """Seconds that a transaction takes, averaged."""
         self._stopped = False
+        self.refusal = "the storage was closed before this call"
+        """Why nothing can be handed over any more."""
         self._looked: dict[str, int] = {}
         self.thread = threading.Thread(target=self._run, name="flux-sqlite-writer", daemon=True)
         self.thread.start()
@@ -177,6 +181,12 @@ class Writer:
         with self._gate:
             self._stopped = True
             self._queue.put(None)
+
+    def disown(self) -> None:
+        """In a forked child: the thread and the connection are the parent's. No lock is waited for, its holder may not be there."""
+        self.refusal = f"the storage was open when this process was {FORKED}"
+        self._gate = threading.Lock()
+        self._stopped = True
 
     # --- in the thread
 
