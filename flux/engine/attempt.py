@@ -301,8 +301,7 @@ def _cancelled_from_outside() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-@coroutine
-def _whole(call: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
+async def _whole(call: Coroutine[Any, Any, Any]) -> Any:
     """Await a handler's coroutine from its beginning."""
     try:
         waits_for = call.send(None)
@@ -310,7 +309,7 @@ def _whole(call: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
         return stop.value
     except GeneratorExit as end:
         raise _own_end(end) from end
-    return (yield from _go_on(call, waits_for))
+    return await _go_on(call, waits_for)
 
 
 @coroutine

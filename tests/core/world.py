@@ -614,7 +614,10 @@ class World:
 
     def _repeat(self, commands: tuple[Command, ...], halt: bool) -> None:
         """The same commands once more say nothing, now that they are recorded."""
-        again = tuple(command for command in commands if not isinstance(command, Lost | Block | Postpone | Reopen | Resolve | Migrate))
+        other = Lost | Block | Postpone | Reopen | Resolve | Migrate
+        if self.state.blocked is not None:
+            other |= Unblock  # it is blocked again, for another reason: who resumes it once more lifts that
+        again = tuple(command for command in commands if not isinstance(command, other))
         before = freeze(self.state)
         decision = decide(self.state, again, self._moment(halt))
         assert (decision.records, decision.consumed) == ([], []), f"repeated: {again} gave {decision}"
