@@ -263,9 +263,7 @@ async def explain(o: Opened, left: list[Member[Written]], now: int) -> list[Memb
             member.error = error
         else:
             (newer if row["inbox_seq"] > commit.inbox_seq else undecided).append(member)
-    if newer:
-        await _tell(o, newer, now)
-    return undecided
+    return undecided + await _tell(o, newer, now) if newer else undecided
 
 
 def _refusal(commit: Commit, row: Any) -> Exception | None:
@@ -281,15 +279,17 @@ def _refusal(commit: Commit, row: Any) -> Exception | None:
     return None
 
 
-async def _tell(o: Opened, members: list[Member[Written]], now: int) -> None:
-    """Reply with the postings that the holders have not seen (D12)."""
+async def _tell(o: Opened, members: list[Member[Written]], now: int) -> list[Member[Written]]:
+    """Reply with the postings that the holders have not seen (D12). Returns those for whom there is none: whoever consumed theirs in
+    between has the run."""
     commits = [member.request[0] for member in members]
     rows = await o.express.rows(o.sql.newer, [c.ref for c in commits], [c.inbox_seq for c in commits])
     found: dict[int, list[Posting]] = {}
     for row in rows:
         found.setdefault(row[0], []).append(posting_of(row[1:]))
-    for number, member in enumerate(members, start=1):
-        member.value = Committed(now, tuple(found.get(number, ())))
+    for number, postings in found.items():
+        members[number - 1].value = Committed(now, tuple(postings))
+    return [member for number, member in enumerate(members, start=1) if number not in found]
 
 
 # --- posting
