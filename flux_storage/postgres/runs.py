@@ -344,11 +344,23 @@ async def _keep_behind(o: Opened, connection: Connection, said: tuple[Any, ...])
         seq = await connection.fetchval(o.sql.posted, run_id, mark, timeout=ANSWERING)
         if seq is not None:
             return seq, await connection.fetchrow(o.sql.read_header, run_id, timeout=ANSWERING)
-        return None, await connection.fetchrow(o.sql.post, o.earliest(), o.token, *said, timeout=ANSWERING)
+        return None, await keep_within(o, connection, (o.earliest(), o.token, *said))
+
+
+async def keep_within(o: Opened, connection: Connection, said: tuple[Any, ...]) -> Any:
+    """Inside a transaction that has asked for the run's lock: the head of the run with what became of the posting, None where there is
+    no run. Who asked before the run was made has no lock, and asks again. Raises StorageUnavailable."""
+    run_id = said[2]
+    for _ in range(TRIES):
+        row = await connection.fetchrow(o.sql.post, *said, timeout=ANSWERING)
+        if row is None or row["what"] != "stale":
+            return row
+        await connection.execute(o.sql.lock_run, run_id, timeout=ANSWERING)
+    raise StorageUnavailable(f"{o.link.where}: run {run_id!r} changed again and again while something was posted to it")
 
 
 def demand(what: str, header: Header, workflow: str | None) -> None:
-    """Raises what stands against a posting, if anything does. Raises RunNotFound, RunFinished, InboxFull."""
+    """Raises what stands against a posting that is not new, unless it is known. Raises RunNotFound, RunFinished, InboxFull."""
     run_id = header.run_id
     if what == "other":
         raise RunNotFound(f"run {run_id!r} is of workflow {header.workflow!r}, not {workflow!r}")
@@ -356,3 +368,4 @@ def demand(what: str, header: Header, workflow: str | None) -> None:
         raise RunFinished(f"run {run_id!r} has ended: it is {header.status.value}")
     if what == "full":
         raise InboxFull(f"run {run_id!r} has its limit of signals that nothing has taken yet")
+    assert what == "known", f"nothing else speaks against a posting, but {what!r} does"

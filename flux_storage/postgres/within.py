@@ -12,7 +12,7 @@ from flux.storage import Created, NewPosting, NewRun, Posted
 
 from .link import ANSWERING, Connection
 from .rows import HEADER, header_of
-from .runs import TRIES, demand, fresh_header, new_columns, new_mark
+from .runs import TRIES, demand, fresh_header, keep_within, new_columns, new_mark
 
 if TYPE_CHECKING:
     from .opened import Opened
@@ -48,10 +48,11 @@ class WithinTransaction:
         o, connection = self._o, self._connection
         await self._demand_here()
         await connection.execute(o.sql.lock_run, run_id, timeout=ANSWERING)  # what is read after it is as new as can be
-        row = await connection.fetchrow(
-            o.sql.post, o.earliest(), "", run_id, workflow, posting.kind, posting.name, posting.payload, posting.signal_id,
-            posting.limit, new_mark(), None, timeout=ANSWERING,
+        said = (
+            o.earliest(), "", run_id, workflow, posting.kind, posting.name, posting.payload, posting.signal_id, posting.limit, new_mark(),
+            None,
         )  # fmt: skip
+        row = await keep_within(o, connection, said)
         if row is None:
             raise RunNotFound(f"no run {run_id!r} in this storage")
         header = header_of(row)

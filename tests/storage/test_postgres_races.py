@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
+import asyncpg
 import pytest
 
 from flux.errors import LeaseLost
@@ -58,3 +61,61 @@ async def test_a_commit_that_another_worker_overtakes_is_no_success(
                 await storage.commit(step(header, 1, at=55))
         run = await other.load("one")
         assert run is not None and [row.at for row in run.rows] == [1, 77]
+
+
+class Paused:
+    """A connection on which something happens once, behind the first lock of a run."""
+
+    def __init__(self, connection: Any, lock_run: str, then: Callable[[], Awaitable[None]]) -> None:
+        self._connection = connection
+        self._lock_run = lock_run
+        self._then: Callable[[], Awaitable[None]] | None = then
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def execute(self, text: str, *parameters: object, **options: Any) -> Any:
+        found = await self._connection.execute(text, *parameters, **options)
+        if text == self._lock_run and self._then is not None:
+            then, self._then = self._then, None
+            await then()
+        return found
+
+
+async def test_a_posting_to_a_run_that_is_made_meanwhile_is_kept(
+    storage: PostgresStorage, server: Server, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I25, contract 22: it asks for the lock of a run that is not there yet, and then waits for one while the run's owner commits."""
+    o = storage._parts()
+    beside: list[asyncio.Task[Any]] = []
+    async with AsyncExitStack() as stack:
+        poster, holder = [await asyncpg.connect(server.url()) for _ in range(2)]
+        stack.push_async_callback(poster.close)
+        stack.push_async_callback(holder.close)
+
+        async def release() -> None:
+            await waiting_for_locks(server, 2)
+            await holder.execute("ROLLBACK")
+
+        async def make() -> None:
+            header = (await storage.create(new_run("one", owner="w"))).header
+            await holder.execute(f'BEGIN; SELECT FROM "{schema}".runs FOR UPDATE')
+            beside.append(asyncio.create_task(storage.commit(step(header, 1))))
+            await waiting_for_locks(server, 1)
+            beside.append(asyncio.create_task(release()))
+
+        async with poster.transaction():
+            within = storage.within(poster)
+            monkeypatch.setattr(within, "_connection", Paused(poster, o.sql.lock_run, make))
+            posted = await asyncio.wait_for(within.post("one", signal()), 30)
+        await asyncio.gather(*beside)
+    assert (posted.seq, posted.fresh) == (1, True)
+    run = await storage.load("one")
+    assert run is not None and (run.header.position, len(run.postings)) == (2, 1)
+
+
+async def waiting_for_locks(server: Server, number: int) -> None:
+    """Until so many sessions wait for one."""
+    async with asyncio.timeout(30):
+        while (await server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))[0][0] < number:
+            pass
