@@ -9,7 +9,7 @@ that registers anew and still stands in runs, two that make runs under each othe
 from __future__ import annotations
 
 import secrets
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -174,6 +174,7 @@ def commit_id(member: Member[Written]) -> str:
     return member.request[0].run_id
 
 
+Fetch: TypeAlias = Callable[..., Awaitable[list[Any]]]  # a statement and its parameters -> all rows
 Quick: TypeAlias = tuple[str, tuple[Any, ...]]  # a statement and its parameters
 
 
@@ -243,11 +244,12 @@ def consumed_by(left: list[Member[Written]]) -> tuple[list[int], list[int]]:
     return [number for number, _ in consumed], [seq for _, seq in consumed]
 
 
-async def explain(o: Opened, left: list[Member[Written]], now: int) -> list[Member[Written]]:
+async def explain(o: Opened, left: list[Member[Written]], now: int, fetch: Fetch | None = None) -> list[Member[Written]]:
     """Why nothing was written: it was written before, the lease is lost, or there are newer postings. Returns those that nothing
-    speaks against any more."""
+    speaks against any more. `fetch`: how to ask, where that is not to be on a connection of the storage's own."""
     commits = [member.request[0] for member in left]
-    rows = await o.express.rows(
+    fetch = o.express.rows if fetch is None else fetch
+    rows = await fetch(
         o.sql.stand, [c.ref for c in commits], [c.run_id for c in commits], [c.owner for c in commits], [c.epoch for c in commits],
         [c.position for c in commits], [c.at for c in commits],
     )  # fmt: skip
@@ -263,7 +265,7 @@ async def explain(o: Opened, left: list[Member[Written]], now: int) -> list[Memb
             member.error = error
         else:
             (newer if row["inbox_seq"] > commit.inbox_seq else undecided).append(member)
-    return undecided + await _tell(o, newer, now) if newer else undecided
+    return undecided + await _tell(o, newer, now, fetch) if newer else undecided
 
 
 def _refusal(commit: Commit, row: Any) -> Exception | None:
@@ -279,11 +281,11 @@ def _refusal(commit: Commit, row: Any) -> Exception | None:
     return None
 
 
-async def _tell(o: Opened, members: list[Member[Written]], now: int) -> list[Member[Written]]:
+async def _tell(o: Opened, members: list[Member[Written]], now: int, fetch: Fetch) -> list[Member[Written]]:
     """Reply with the postings that the holders have not seen (D12). Returns those for whom there is none: whoever consumed theirs in
     between has the run."""
     commits = [member.request[0] for member in members]
-    rows = await o.express.rows(o.sql.newer, [c.ref for c in commits], [c.inbox_seq for c in commits])
+    rows = await fetch(o.sql.newer, [c.ref for c in commits], [c.inbox_seq for c in commits])
     found: dict[int, list[Posting]] = {}
     for row in rows:
         found.setdefault(row[0], []).append(posting_of(row[1:]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -146,7 +147,8 @@ class LentTransaction:
                 raise translate(error, self._o.link.where) from error
             if now is not None:
                 return await self._finish(now)
-            if not await explain(self._o, [member], self._o.earliest()):
+            # Others see nothing of what the handler itself has posted to its run.
+            if not await explain(self._o, [member], self._o.earliest()) or not await self._explain_here(member):
                 return await self._answer(member)
         raise StorageUnavailable("the run changed again and again while it was committed")
 
@@ -171,6 +173,13 @@ class LentTransaction:
             return self._o.saw(now)
         await inner.rollback()
         return None
+
+    async def _explain_here(self, member: Member[Written]) -> list[Member[Written]]:
+        """The same as this transaction sees it."""
+        try:
+            return await explain(self._o, [member], self._o.earliest(), partial(self.connection.fetch, timeout=ANSWERING))
+        except TROUBLE as error:
+            raise translate(error, self._o.link.where) from error
 
     async def _answer(self, member: Member[Written]) -> Committed:
         """Nothing was written: it is there already, it is refused, or there are newer postings to decide upon."""

@@ -327,6 +327,20 @@ async def test_a_run_starts_with_the_callers_transaction(engine: FluxEngine, led
         await lost.status()
 
 
+@pytest.mark.parametrize("cluster", ["postgres"], indirect=True)
+async def test_a_step_signals_its_own_run_in_its_transaction(engine: FluxEngine) -> None:
+    """S3.1, S3.6: once, with the step; a handler of SQLite's writes nothing of flux's."""
+    calls: list[str] = []
+
+    async def tell(ctx: Any) -> None:
+        calls.append(ctx.path)
+        await engine.signal(flow, ctx.run_id, "go", 7, connection=ctx.connection)
+
+    flow = create_workflow("f").step("a", tell, transactional=True).wait("go")
+    result = await engine.execute(flow, id="r")
+    assert (result.status, result.results["go"], calls) == ("completed", 7, ["a"])
+
+
 async def _is(engine: FluxEngine, run_id: str, status: str) -> bool:
     try:
         return (await engine.summary(run_id)).status == status

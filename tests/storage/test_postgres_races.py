@@ -63,6 +63,20 @@ async def test_a_commit_that_another_worker_overtakes_is_no_success(
         assert run is not None and [row.at for row in run.rows] == [1, 77]
 
 
+async def test_a_posting_of_the_transaction_itself_is_replied(storage: PostgresStorage) -> None:
+    """D12, contract 21, 22: the handler posts to its own run, behind a posting of somebody else's; both are replied, and then consumed."""
+    header = (await storage.create(new_run("one", owner="w"))).header
+    await storage.post("one", signal("first"))
+    async with storage.transaction() as lent:
+        await lent.run(lambda connection: storage.within(connection).post("one", signal("own")))
+        first = await lent.commit(step(header, 1))
+        second = await lent.commit(step(header, 1, inbox_seq=1))
+        assert [posting.name for posting in (*first.postings, *second.postings)] == ["first", "own"]
+        assert (await lent.commit(step(header, 1, inbox_seq=2, consumed=(1, 2)))).postings == ()
+    run = await storage.load("one")
+    assert run is not None and (run.header.position, run.postings) == (2, [])
+
+
 class Paused:
     """A connection on which something happens once, behind the first lock of a run."""
 
