@@ -6,12 +6,14 @@ One at a time of each limited workflow: it holds the workflow's lock (an advisor
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from flux.errors import LeaseLost
+from flux.errors import LeaseLost, StorageUnavailable
 from flux.storage import Claimed, Code, Limit
 
 from ..queueing import Claiming, Found, Level, Starts, Wanted, fits, wanted_of
+from .errors import is_refusal
 from .lanes import count_start, let_in, number_of_lane
 from .link import ANSWERING, Connection
 from .rows import shapes_of, stored_of
@@ -24,26 +26,57 @@ if TYPE_CHECKING:
 
 async def claim(o: Opened, worker: str, codes: Collection[Code], limit: int, limits: Collection[Limit]) -> Claimed:
     """Lease what is most urgent of what the limits allow. Raises LeaseLost."""
-    mark = new_mark()
+    mark, doubt = new_mark(), Doubt(o, worker)
 
-    async def work(connection: Connection, again: bool) -> tuple[int, list[int], int | None]:
-        earlier = [row[0] for row in await connection.fetch(o.sql.leased, worker, mark, timeout=ANSWERING)] if again else []
+    async def work(connection: Connection, _: bool) -> tuple[int, list[int], int | None]:
+        earlier = await doubt.resolve(connection, mark)
+        if earlier:
+            return o.earliest(), earlier, o.earliest()
         async with connection.transaction():
             look = Look(o, connection, worker, mark, codes, max(limit, 1), limits)
             levels = await look.begin()
-            claiming = Claiming(look, levels, limits, look.now, limit - len(earlier))
+            claiming = Claiming(look, levels, limits, look.now, limit)
             next_at = await claiming.perform()
             await look.flush()
             for one in limits:
                 if one.rate is not None and one.workflow in claiming.begun:
                     await count_start(o, connection, one.workflow, claiming.begun[one.workflow], one.rate, look.now)
-        return look.now, [*earlier, *[look.refs[run_id] for run_id in claiming.taken]], next_at
+            doubt.sent = bool(claiming.taken)  # with the COMMIT that follows
+        return look.now, [look.refs[run_id] for run_id in claiming.taken], next_at
 
     now, refs, next_at = await o.link.perform(work)
     now = o.saw(now)
     rows = await o.link.rows(o.sql.load_many, refs, worker, mark) if refs else []
     runs = {run.header.ref: run for run in map(stored_of, rows)}
     return Claimed([runs[ref] for ref in refs if ref in runs], next_at, now)
+
+
+class Doubt:
+    """Whether a claim whose connection broke may have leased runs, or still may: it is sent once. A second would pass over what the
+    first has locked, and nobody would know of those runs for as long as the worker lives (I15)."""
+
+    def __init__(self, o: Opened, worker: str) -> None:
+        self._o = o
+        self._worker = worker
+        self.sent = False
+
+    def __enter__(self) -> None:
+        """It is sent now."""
+        self.sent = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """A server that refuses it has leased nothing."""
+        if error is not None and is_refusal(error):
+            self.sent = False
+
+    async def resolve(self, connection: Connection, mark: int) -> list[int]:
+        """What it has leased, if it was sent. Raises StorageUnavailable where that is not to be seen, so that the worker is given up."""
+        if not self.sent:
+            return []
+        found = [row[0] for row in await connection.fetch(self._o.sql.leased, self._worker, mark, timeout=ANSWERING)]
+        if not found:
+            raise StorageUnavailable(f"{self._o.link.where}: the connection was lost in a claim, which may lease runs yet")
+        return found
 
 
 class Look:

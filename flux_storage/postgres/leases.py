@@ -123,13 +123,15 @@ async def claim(o: Opened, worker: str, codes: Collection[Code], limit: int, lim
     await _sweep(o, worker, await _probe(o, worker))
     if limits:
         return await claiming.claim(o, worker, codes, limit, limits)
-    mark, asked = new_mark(), _ask(codes)
+    mark, asked, doubt = new_mark(), _ask(codes), claiming.Doubt(o, worker)
 
-    async def work(connection: Connection, again: bool) -> Any:
-        earlier = await connection.fetch(o.sql.leased, worker, mark, timeout=ANSWERING) if again else []
-        room = max(limit, 0) - len(earlier)
-        row = await connection.fetchrow(o.sql.claim, o.earliest(), worker, mark, room, *asked, timeout=ANSWERING)
-        return row["now"], row["live"], [found[0] for found in earlier] + row["refs"], row["next_at"], row["laned"]
+    async def work(connection: Connection, _: bool) -> Any:
+        earlier = await doubt.resolve(connection, mark)
+        if earlier:
+            return o.earliest(), True, earlier, o.earliest(), False
+        with doubt:
+            row = await connection.fetchrow(o.sql.claim, o.earliest(), worker, mark, max(limit, 0), *asked, timeout=ANSWERING)
+        return row["now"], row["live"], row["refs"], row["next_at"], row["laned"]
 
     now, live, refs, next_at, laned = await o.link.perform(work)
     now = o.saw(now)

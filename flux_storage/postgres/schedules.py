@@ -22,13 +22,16 @@ async def advance(o: Opened, schedule: Schedule, runs: Collection[NewRun], posts
     """
     more = spreading(runs)
 
+    async def done(connection: Connection) -> bool:
+        return bool(await connection.fetchval(o.sql.scheduled, schedule.name, more.mark, timeout=ANSWERING))
+
     async def work(connection: Connection, again: bool) -> bool:
-        if again and await connection.fetchval(o.sql.scheduled, schedule.name, more.mark, timeout=ANSWERING):
+        if again and await done(connection):
             return True
         async with connection.transaction():
             await lock_lanes(o, connection, [run.lane for run, _ in more.children])
             if not await _put(o, connection, schedule, more):
-                return False
+                return again and await done(connection)  # an earlier try was still under way before
             locked = await lock(o, connection, posts)
             await spread(o, connection, more.children, [(sent, more.mark) for sent in posts], locked)
         return True

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from flux.errors import LeaseLost
+from flux.errors import LeaseLost, StorageUnavailable
+from flux.storage import Limit, Schedule
 from flux_storage import PostgresStorage
 
-from ..postgres import Server, fresh_schema
-from .runs import LEASE, new_run, signal, step
+from ..postgres import Server, Wire, fresh_schema
+from .runs import CODE, LEASE, new_run, signal, step
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +128,92 @@ async def test_a_posting_to_a_run_that_is_made_meanwhile_is_kept(
     assert (posted.seq, posted.fresh) == (1, True)
     run = await storage.load("one")
     assert run is not None and (run.header.position, len(run.postings)) == (2, 1)
+
+
+# --- a connection that is lost while the server has not ended what was sent on it
+
+
+@asynccontextmanager
+async def slow_commits(server: Server) -> AsyncIterator[None]:
+    """COMMIT of what writes waits, within the block, for a standby that is not there."""
+    await server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    try:
+        await _told(server, "nobody")
+        yield
+    finally:
+        await server.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        await _told(server, "")
+
+
+async def _told(server: Server, standby: str) -> None:
+    await server.sql("SELECT pg_reload_conf()")
+    async with asyncio.timeout(30):
+        while (await server.sql("SHOW synchronous_standby_names"))[0][0] != standby:
+            pass
+
+
+async def committing(server: Server, number: int = 1) -> None:
+    """Until so many sessions wait in COMMIT."""
+    async with asyncio.timeout(30):
+        while (await server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))[0][0] < number:
+            pass
+
+
+@pytest.fixture
+async def wired(server: Server, schema: str, tmp_path: Path) -> AsyncIterator[tuple[PostgresStorage, Wire]]:
+    """A storage behind a wire that can be cut."""
+    folder = tmp_path / "w"
+    folder.mkdir()
+    async with Wire(server, folder) as wire:
+        async with PostgresStorage(wire.url(), schema=schema) as storage:
+            await storage.register("w", LEASE)
+            yield storage, wire
+
+
+@pytest.mark.parametrize("limits", [(), (Limit("order", concurrency=5),)])
+async def test_a_claim_that_is_still_under_way_is_not_sent_again(
+    wired: tuple[PostgresStorage, Wire], server: Server, limits: tuple[Limit, ...]
+) -> None:
+    """I15: what it leases nobody would know of; so it is unavailable, and its worker, once given up, frees the run."""
+    storage, wire = wired
+    await storage.create(new_run("one"))
+    async with slow_commits(server):
+        claim = asyncio.create_task(storage.claim("w", [CODE], 5, limits))
+        await committing(server)
+        wire.cut()
+        with pytest.raises(StorageUnavailable):
+            await asyncio.wait_for(claim, 30)
+    header = await storage.read_header("one")
+    assert header is not None and header.owner == "w"
+    await storage.unregister("w")
+    await storage.register("v", LEASE)
+    assert [run.header.run_id for run in (await storage.claim("v", [CODE], 5, limits)).runs] == ["one"]
+
+
+@pytest.mark.parametrize("limits", [(), (Limit("order", concurrency=5),)])
+async def test_a_claim_whose_answer_is_lost_leases_no_more(wired: tuple[PostgresStorage, Wire], limits: tuple[Limit, ...]) -> None:
+    """I15: it is found, and says that there may be more."""
+    storage, wire = wired
+    await storage.create(new_run("one"))
+    wire.lose_answers("COMMIT" if limits else "leased AS")
+    claimed = await storage.claim("w", [CODE], 5, limits)
+    assert wire.lost and [run.header.run_id for run in claimed.runs] == ["one"]
+    assert claimed.next_at is not None and claimed.next_at <= claimed.now
+
+
+@pytest.mark.parametrize("revision", [0, 1])
+async def test_a_schedule_that_is_still_being_written_is_found(wired: tuple[PostgresStorage, Wire], server: Server, revision: int) -> None:
+    """I45, contract 19: the second try waits for the first, and is told of what that has done."""
+    storage, wire = wired
+    if revision:
+        assert await storage.advance(Schedule("daily", "order", "1", "{}", None))
+    async with slow_commits(server):
+        writing = asyncio.create_task(storage.advance(Schedule("daily", "order", "1", "{}", 5, revision=revision), [new_run("tick")]))
+        await committing(server)
+        wire.cut()
+        await waiting_for_locks(server, 1)
+    assert await asyncio.wait_for(writing, 30)
+    assert await storage.read_header("tick") is not None
 
 
 async def waiting_for_locks(server: Server, number: int) -> None:
