@@ -42,6 +42,7 @@ from flux.storage import (
     StoredRun,
 )
 
+from ..turns import Turns
 from . import forgetting, lanes, leases, runs, schedules
 from .link import CONNECTIONS, EXPRESS, Borrowed, Connect, Lent, Own, Source, connector, connector_like
 from .opened import Opened
@@ -79,7 +80,8 @@ class PostgresStorage:
         self.clock = clock
         self._open: Opened | None = None
         self._users = 0
-        self._turn = asyncio.Lock()  # of opening and closing
+        self._turns = Turns()  # of opening and closing
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @classmethod
     def from_url(cls, url: str) -> PostgresStorage:
@@ -107,7 +109,7 @@ class PostgresStorage:
     async def __aenter__(self) -> PostgresStorage:
         """Connect, and migrate the schema; several users share one opened storage. Raises StorageTooNew, StorageMisused,
         StorageUnavailable."""
-        async with self._turn:
+        async with self._turns:
             if self._open is None:
                 connect = connector(self._url) if self._url is not None else connector_like(self._pool)
                 where = f"{self._where()}, schema {self.schema}"
@@ -118,15 +120,18 @@ class PostgresStorage:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Finish what was begun, and close, when this was the last user."""
-        async with self._turn:
+        """Finish what was begun, and close, when this was the last user. That goes on where the caller is cancelled."""
+        leaving = asyncio.get_running_loop().create_task(self._leave())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        await asyncio.shield(leaving)
+
+    async def _leave(self) -> None:
+        async with self._turns:
             self._users -= 1
             if self._users == 0 and self._open is not None:
                 current, self._open = self._open, None
-                try:
-                    await current.close()
-                finally:
-                    self._turn = asyncio.Lock()  # the next user may come from another event loop
+                await current.close()
 
     def _sources(self, connect: Connect) -> tuple[Source, Source, Source]:
         lent = Lent(self._url, self._pool)

@@ -6,7 +6,7 @@ writes   the other verbs                   port.py: from the event loop to the w
                                            writer.py: one thread, group commit
                                            runs.py, leases.py, schedules.py, forgetting.py: what happens inside the transaction
          transactions.py: a handler's        within.py: inside an application's own
-opening  opened.py: what is there from then to closing; turns.py: one at a time
+opening  opened.py: what is there from then to closing
 beside   changes.py: what `changed` waits for; bell.py: how processes wake one another;
          ../liveness.py: whose process is still there
          schema.py, schema.sql, schema_2.sql, queries.py: the tables, and every SQL text
@@ -53,7 +53,7 @@ from .leases import Raw
 from .opened import Opened, refuse_inherited
 from .rows import header_of, row_of, schedule_of, stored_of
 from .transactions import SQLiteTransaction
-from .turns import Turns
+from ..turns import Turns
 from .within import Within
 from .writer import Transaction
 

@@ -130,6 +130,68 @@ async def test_a_posting_to_a_run_that_is_made_meanwhile_is_kept(
     assert run is not None and (run.header.position, len(run.postings)) == (2, 1)
 
 
+# --- opening and closing
+
+
+async def sessions(server: Server) -> int:
+    """How many connections there are beside this one."""
+    rows = await server.sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()")
+    count: int = rows[0][0]
+    return count
+
+
+async def no_more_sessions(server: Server, number: int) -> None:
+    """Until so many are left."""
+    async with asyncio.timeout(30):
+        while await sessions(server) > number:
+            pass
+
+
+async def test_who_opens_while_it_is_closed_shares_what_is_opened_next(server: Server, schema: str) -> None:
+    """I50: two users wait, one from before the closing has ended and one from after it; it is opened once more, and closed."""
+    before = await sessions(server)
+    storage = PostgresStorage(server.url(), schema=schema)
+    await storage.__aenter__()
+    closing = asyncio.create_task(storage.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    first = asyncio.create_task(storage.__aenter__())
+    await closing
+    await asyncio.gather(first, storage.__aenter__())
+    opened = storage._parts()
+    for _ in range(2):
+        assert storage._open is opened
+        await storage.now()
+        await storage.__aexit__(None, None, None)
+    assert storage._open is None
+    await no_more_sessions(server, before)
+
+
+async def test_closing_goes_on_where_its_caller_is_cancelled(server: Server, schema: str) -> None:
+    """Contract 15: connections, the thread of the heartbeats and the locks of workers are let go all the same."""
+    before = await sessions(server)
+    storage = PostgresStorage(server.url(), schema=schema)
+    await storage.__aenter__()
+    await storage.register("w", LEASE)
+    await storage.create(new_run("one"))
+    thread = storage._parts().beacon._thread
+    assert thread is not None and thread.is_alive()
+    holder = await asyncpg.connect(server.url())
+    await holder.execute(f'BEGIN; SELECT FROM "{schema}".runs FOR UPDATE')
+    posting = asyncio.create_task(storage.post("one", signal()))
+    await waiting_for_locks(server, 1)
+    leaving = asyncio.create_task(storage.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert isinstance((await asyncio.gather(leaving, return_exceptions=True))[0], asyncio.CancelledError)
+    await holder.execute("ROLLBACK")
+    await holder.close()
+    assert (await posting).seq == 1
+    await no_more_sessions(server, before)
+    await asyncio.wait_for(asyncio.to_thread(thread.join), 30)
+    async with storage:
+        assert await storage.read_header("one") is not None
+
+
 # --- a connection that is lost while the server has not ended what was sent on it
 
 
