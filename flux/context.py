@@ -6,6 +6,7 @@ gone with the attempt (S3.4), and one attempt never sees another's objects.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import re
@@ -34,7 +35,16 @@ logger = logging.getLogger("flux.run")
 
 _NUMBER = re.compile(r"\[(\d+)\]")
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-_ABSENT: Any = object()
+
+
+class _UnreadValue:
+    """Stands in the dict itself for a value that was not decoded yet: whoever reads past the methods stumbles over it (S15.1)."""
+
+    def __repr__(self) -> str:
+        return "<a value of the run's data that was not read: take dict(ctx.data)>"
+
+
+_UNREAD: Any = _UnreadValue()
 
 
 class Data(dict[str, Any]):
@@ -47,42 +57,29 @@ class Data(dict[str, Any]):
     __slots__ = ("_codec", "_stored", "_texts", "_whole")
 
     def __init__(self, texts: Mapping[str, str], codec: Codec) -> None:
-        super().__init__()
+        if texts:
+            super().__init__(dict.fromkeys(texts, _UNREAD))
         _set(self, "_texts", texts)  # as committed; never changed here
         _set(self, "_codec", codec)
         _set(self, "_stored", {})  # key -> the scalar it was decoded to: unchanged while identical
         _set(self, "_whole", not texts)
 
-    # The dict itself holds the values touched so far; deleted keys hold _ABSENT until the whole is loaded.
+    # The dict itself holds every key, with _UNREAD for what was not touched: encoders in C take a dict that is empty for empty data.
 
     def _load(self, key: str) -> Any:
-        value = dict.get(self, key, _UNREAD)
+        value = dict.__getitem__(self, key)
         if value is _UNREAD:
-            text = None if self._whole else self._texts.get(key)
-            if text is None:
-                raise KeyError(key)
-            value = self._codec.decode(text)
+            value = self._codec.decode(self._texts[key])
             if type(value) in _SCALARS:
                 self._stored[key] = value
             dict.__setitem__(self, key, value)
-        if value is _ABSENT:
-            raise KeyError(key)
         return value
 
     def _load_all(self) -> None:
-        if self._whole:
-            return
-        ordered = dict.fromkeys(self._texts, _UNREAD)
-        ordered.update(dict.items(self))
-        dict.clear(self)
-        _set(self, "_whole", True)
-        for key, value in ordered.items():
-            if value is _UNREAD:
-                value = self._codec.decode(self._texts[key])
-                if type(value) in _SCALARS:
-                    self._stored[key] = value
-            if value is not _ABSENT:
-                dict.__setitem__(self, key, value)
+        if not self._whole:
+            for key in list(dict.keys(self)):
+                self._load(key)
+            _set(self, "_whole", True)
 
     def __getitem__(self, key: str) -> Any:
         return self._load(key)
@@ -98,20 +95,6 @@ class Data(dict[str, Any]):
         if type(key) is not str:
             raise TypeError(f"a key of the data is a str, got {type(key).__name__} {key!r}")
         dict.__setitem__(self, key, value)
-
-    def __delitem__(self, key: str) -> None:
-        if key not in self:
-            raise KeyError(key)
-        if self._whole:
-            dict.__delitem__(self, key)
-        else:
-            dict.__setitem__(self, key, _ABSENT)
-
-    def __contains__(self, key: object) -> bool:
-        value = dict.get(self, cast(str, key), _UNREAD)
-        if value is _UNREAD:
-            return not self._whole and key in self._texts
-        return value is not _ABSENT
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """The value, set to the default where there is none."""
@@ -151,23 +134,18 @@ class Data(dict[str, Any]):
         """What this attempt changed, encoded. Raises NotStorable naming the key (S15.1)."""
         found: Changes = {}
         for key, value in dict.items(self):
-            if value is _ABSENT:
-                found[key] = None
-            elif key not in self._stored or self._stored[key] is not value:
+            if value is not _UNREAD and (key not in self._stored or self._stored[key] is not value):
                 if has_halves(key):
                     raise NotStorable(f"{where}: data[{key!a}]: the key holds two halves of a surrogate pair as two characters")
                 text = self._codec.encode(value, f"{where}: data[{key!r}]")
                 if self._texts.get(key) != text:
                     found[key] = text
-        if self._whole:
-            for key in self._texts:
-                if not dict.__contains__(self, key):
-                    found[key] = None
+        if not self._texts.keys() <= dict.keys(self):
+            found.update(dict.fromkeys(key for key in self._texts if key not in self))
         return found or None
 
 
 _set: Callable[[Any, str, Any], None] = object.__setattr__
-_UNREAD: Any = object()
 
 
 def _whole(name: str) -> Any:
@@ -201,13 +179,23 @@ def _merge(self: Data, other: Any) -> Data:
     return self
 
 
-def _as_dict(self: Data, memo: Any = None) -> dict[str, Any]:
+def _as_dict(self: Data) -> dict[str, Any]:
     return dict(self.items())
+
+
+def _deep(self: Data, memo: Any) -> dict[str, Any]:
+    return copy.deepcopy(_as_dict(self), memo)
+
+
+def _reduce(self: Data) -> tuple[Any, ...]:
+    return dict, (_as_dict(self),)
 
 
 Data.clear = _clear  # type: ignore[assignment,method-assign]
 Data.__ior__ = _merge  # type: ignore[assignment,method-assign]
-Data.__deepcopy__ = _as_dict  # type: ignore[attr-defined]
+Data.__copy__ = _as_dict  # type: ignore[attr-defined]
+Data.__deepcopy__ = _deep  # type: ignore[attr-defined]
+Data.__reduce__ = _reduce  # type: ignore[assignment,method-assign]
 
 
 class ReadOnlyData(Data):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +91,79 @@ async def test_clearing_the_data(engine: FluxEngine) -> None:
 
     result = await engine.execute(create_workflow("clear").step("fill", fill).step("clear", clear).step("end", nothing))
     assert result.data == {"c": 3} == (await engine.get(result.id)).data
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "json": lambda data: json.loads(json.dumps(data)),
+    "json, nested": lambda data: json.loads(json.dumps({"in": [data]}))["in"][0],
+    "json, indented": lambda data: json.loads(json.dumps(data, indent=1)),
+    "dict": dict,
+    "unpacked": lambda data: {**data},
+    "keywords": lambda data: dict(**data),
+    "or": lambda data: data | {},
+    "or, on the right": lambda data: {} | data,
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda data: pickle.loads(pickle.dumps(data)),
+    "equal": lambda data: {"a": 1, "b": {"c": [2]}} if data == {"a": 1, "b": {"c": [2]}} and len(data) == 2 and data else None,
+    "order": lambda data: {key: data[key] for key in ("a", "b")} if list(data) == ["a", "b"] == list(data.keys()) else None,
+}
+
+
+@pytest.mark.parametrize("touched", ["nothing", "one"])
+@pytest.mark.parametrize("reader", READERS)
+async def test_whoever_reads_the_data_as_a_dict_gets_all_of_it(engine: FluxEngine, reader: str, touched: str) -> None:
+    """api.md: `ctx.data` is a dict, also for encoders in C, which look at the dict itself to see whether it is empty."""
+
+    def fill(ctx: Any) -> None:
+        ctx.data.update(a=1, b={"c": [2]})
+
+    def read(ctx: Any) -> Any:
+        assert touched == "nothing" or ctx.data["a"] == 1
+        return READERS[reader](ctx.data)
+
+    result = await engine.execute(create_workflow("read").step("fill", fill).step("read", read, retries=0), {})
+    assert result.results["read"] == {"a": 1, "b": {"c": [2]}}, result.error
+    assert result.data == {"a": 1, "b": {"c": [2]}}
+
+
+async def test_the_data_after_deletions(engine: FluxEngine) -> None:
+    """D22: what was deleted is gone for every reader; a key that comes again is there again; data without keys is empty."""
+    seen: list[Any] = []
+
+    def change(ctx: Any) -> None:
+        seen.append((json.dumps(ctx.data), len(ctx.data), bool(ctx.data), list(ctx.data), ctx.data == {}, {**ctx.data}))
+        ctx.data.update(a=1, b=2)
+
+    def delete(ctx: Any) -> None:
+        del ctx.data["a"]
+        with pytest.raises(KeyError):
+            del ctx.data["a"]
+        seen.append((json.dumps(ctx.data), "a" in ctx.data, ctx.data.get("a")))
+        ctx.data["new"] = 1
+        del ctx.data["new"]
+        del ctx.data["b"]
+        seen.append((json.dumps(ctx.data), len(ctx.data)))
+        ctx.data["b"] = 3
+
+    flow = create_workflow("delete").step("change", change).step("delete", delete, retries=0)
+    result = await engine.execute(flow, {})
+    assert result.status == "completed", result.error
+    assert seen == [("{}", 0, False, [], True, {}), ('{"b": 2}', False, None), ("{}", 0)] and result.data == {"b": 3}
+
+
+async def test_a_reader_of_the_dict_itself_fails_and_is_told(engine: FluxEngine) -> None:
+    """S15.1: what passes the methods by meets a value that says that it was not read; nothing is lost in silence."""
+
+    def read(ctx: Any) -> Any:
+        return repr(dict.__getitem__(ctx.data, "a"))
+
+    def deep(ctx: Any) -> Any:
+        copy.deepcopy(ctx.data)["a"].append(1)
+
+    flow = create_workflow("raw").step("fill", lambda ctx: ctx.data.update(a=[])).step("read", read).step("deep", deep)
+    result = await engine.execute(flow, {})
+    assert "was not read" in result.results["read"] and result.data == {"a": []}
 
 
 async def test_each_attempt_starts_from_the_committed_data(engine: FluxEngine) -> None:
