@@ -14,8 +14,9 @@ from typing import Any, TypeGuard, cast, get_args, get_origin
 from .check_functions import check_handler, check_merge, check_question
 from .check_queue import check_queue
 from .core.patterns import NTH, body_path, step_path
-from .core.retry import Retry
+from .core.retry import SECOND, Retry
 from .core.workflow import MISSING, Body, CompensateWhen, Definition, Kind, OnBranchFailure, OnCompensationFailure, OnUnknown, Step
+from .durations import LONGEST
 from .errors import InvalidWorkflow
 from .labels import shown, type_name
 from .migrating import check_migration
@@ -316,8 +317,10 @@ def check_retry(retry: object, where: str) -> None:
         raise InvalidWorkflow(f"{where}: retry must be a Retry(...), got {shown(retry)} (how often is retries=)")
     if retry.backoff not in ("exponential", "linear", "fixed"):
         raise InvalidWorkflow(f"{where}: retry.backoff must be one of 'exponential', 'linear', 'fixed', got {shown(retry.backoff)}")
-    _check_seconds(retry.initial, "retry.initial", where)
-    _check_seconds(retry.maximum, "retry.maximum", where)
+    for what, seconds in (("retry.initial", retry.initial), ("retry.maximum", retry.maximum)):
+        _check_seconds(seconds, what, where)
+        if seconds > LONGEST / SECOND:
+            raise InvalidWorkflow(f"{where}: {what} must be at most 1,000 years, in seconds, got {shown(seconds)}")
     _check_seconds(retry.factor, "retry.factor", where)
     if retry.max_elapsed is not None:
         _check_seconds(retry.max_elapsed, "retry.max_elapsed", where)

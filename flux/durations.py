@@ -16,6 +16,7 @@ LONGEST = timedelta(days=365_250) // timedelta(microseconds=1)  # 1,000 years: a
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_FIRST, _LAST = ((end.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND for end in (datetime.min, datetime.max))
 _UNITS = ((86_400 * SECOND, "d"), (3_600 * SECOND, "h"), (60 * SECOND, "min"))
 
 
@@ -60,12 +61,13 @@ def _one_unit(unit: str, value: Any) -> timedelta:
 
 
 def from_datetime(value: object, what: str) -> int:
-    """An aware datetime as microseconds UTC. Raises InvalidArgument, also for a naive one."""
+    """An aware datetime as microseconds UTC, no earlier or later than a datetime in UTC can be. Raises InvalidArgument, also for a naive
+    one."""
     if not isinstance(value, datetime):
         raise InvalidArgument(f"{what} must be a datetime, got {shown(value)}")
     if value.utcoffset() is None:
         raise InvalidArgument(f"{what} must be an aware datetime (say which time zone), got {shown(value)}")
-    return (value - _EPOCH) // _MICROSECOND
+    return max(_FIRST, min((value - _EPOCH) // _MICROSECOND, _LAST))  # `datetime.max` in New York is in year 10000 in UTC
 
 
 def to_instant(value: object, now: int) -> int:

@@ -19,6 +19,9 @@ Classes are named for the situation; tell them apart by class, never by message 
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+
 __all__ = [
     "BranchesFailed", "CompensationFailed", "DataConflict", "DeadlineExceeded", "DefinitionChanged", "EngineClosed", "FluxError",
     "HandlerStuck", "InboxFull", "InvalidArgument", "InvalidInput", "InvalidPayload", "InvalidWorkflow", "LeaseLost", "LoopLimit",
@@ -209,11 +212,18 @@ class NonRetryable(FluxError):
 
 
 class RetryAfter(FluxError):
-    """Raise it in a handler to choose the delay before the next attempt, in seconds; it still counts as a retry (S4.2)."""
+    """Raise it in a handler to choose the delay before the next attempt, in seconds or as a timedelta; it still counts as a retry
+    (S4.2). More than 1,000 years are 1,000 years; what is not finite leaves the delay to the step's `retry=`. Raises InvalidArgument."""
 
-    def __init__(self, seconds: float, message: str = "") -> None:
-        super().__init__(seconds, message)
-        self.seconds = float(seconds)
+    def __init__(self, seconds: float | timedelta, message: str = "") -> None:
+        delay: object = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        if isinstance(delay, bool) or not isinstance(delay, int | float):
+            raise InvalidArgument(f"RetryAfter: seconds must be a number or a timedelta, got {type(delay).__name__}")
+        super().__init__(delay, message)
+        try:
+            self.seconds = float(delay)
+        except OverflowError:
+            self.seconds = math.inf if delay > 0 else -math.inf
 
     def __str__(self) -> str:
         return self.args[1] or f"asked to be tried again after {self.seconds:g} s"

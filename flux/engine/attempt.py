@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import copy_context
@@ -23,8 +24,10 @@ from ..codec import Codec, Undecodable
 from ..context import Context
 from ..core.commands import Answered, Command, Continued, Cut, CutCause, Raised, Released, Returned, Suspended
 from ..core.plan import Node, base_path
+from ..core.retry import SECOND
 from ..core.state import StepState
 from ..core.workflow import MISSING
+from ..durations import LONGEST
 from ..errors import InvalidArgument, InvalidWorkflow, NonRetryable, NotStorable, RetryAfter, StepTimeout
 from ..failures import capture
 from ..storage import Transaction
@@ -236,7 +239,7 @@ class Attempt:
         delay: int | None = None
         retryable = False
         if isinstance(error, RetryAfter):
-            retryable, delay = True, max(0, int(error.seconds * 1_000_000))
+            retryable, delay = True, _wish(error)
         elif not isinstance(error, _FINAL):
             retryable = self.node.retry.wants(error)
         failure = capture(error, self._codec)
@@ -252,6 +255,14 @@ class Attempt:
         error = StepTimeout(f"attempt {self.st.attempt} of {self.st.path!r} ran longer than its timeout of {seconds:g} s")
         failure = capture(error, self._codec)
         return Raised(self.st.path, self.st.attempt, failure, self.node.retry.wants(error), doubt=True)
+
+
+def _wish(error: RetryAfter) -> int | None:
+    """The delay that it asks for, in microseconds; None when that is no finite number, also that of a subclass which never set it."""
+    seconds: object = getattr(error, "seconds", None)
+    if not isinstance(seconds, int | float) or not abs(seconds) < math.inf:
+        return None
+    return min(int(max(0, min(seconds, LONGEST)) * SECOND), LONGEST)
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from flux import FluxEngine, NonRetryable, Retry, RetryAfter, create_workflow
+from flux import FluxEngine, InvalidArgument, NonRetryable, Retry, RetryAfter, create_workflow
 
 from .cluster import Cluster, Effects
 
@@ -129,6 +130,51 @@ async def test_retry_after(engine: FluxEngine, cluster: Cluster) -> None:
     assert [round(b - a) for a, b in pairwise(times)] == [17, 17]
     assert result.status == "failed" and isinstance(result.error, RetryAfter) and result.error.seconds == 17
     assert str(result.error) == "busy"
+
+
+class Mute(RetryAfter):
+    def __init__(self) -> None:  # as people forget to
+        pass
+
+
+THOUSAND_YEARS = timedelta(days=365_250)
+
+
+@pytest.mark.parametrize(
+    ("error", "delay"),
+    [
+        (RetryAfter(timedelta(minutes=2)), timedelta(minutes=2)),
+        (RetryAfter(1_767_225_600_000), THOUSAND_YEARS),  # an instant in milliseconds, mistaken for a delay in seconds
+        (RetryAfter(1e300), THOUSAND_YEARS),
+        (RetryAfter(timedelta.max), THOUSAND_YEARS),
+        (RetryAfter(math.inf), timedelta(seconds=7)),
+        (RetryAfter(-(10**400)), timedelta(seconds=7)),
+        (RetryAfter(math.nan), timedelta(seconds=7)),
+        (Mute(), timedelta(seconds=7)),
+    ],
+)
+async def test_any_delay_asked_for_can_be_kept(cluster: Cluster, error: RetryAfter, delay: timedelta) -> None:
+    """S4.2, S15.2: at most 1,000 years, so that the instant is one; what is no finite number leaves it to the policy. The run can be
+    read, and the list of all runs too."""
+    cluster.stand_still()
+    engine = await cluster.open(stay=0)
+    policy = Retry("fixed", initial=7, jitter=False)
+    result = await engine.execute(create_workflow("far").step("a", failing([], error), retries=1, retry=policy))
+    assert result.status == "suspended" and result.wake_at == cluster.clock.datetime + delay
+    assert result.history[0].error is not None and (await engine.list()).runs[0].wake_at == result.wake_at
+
+
+async def test_a_delay_below_zero(engine: FluxEngine) -> None:
+    """S4.2: at once."""
+    result = await engine.execute(create_workflow("past").step("a", failing([], RetryAfter(-3)), retries=1))
+    assert result.status == "failed" and result.history[0].attempts == 2
+
+
+async def test_a_delay_of_another_type() -> None:
+    """S4.2: refused where it is written."""
+    for wrong in ("5", None, True, [1]):
+        with pytest.raises(InvalidArgument, match="RetryAfter: seconds must be a number or a timedelta"):
+            RetryAfter(wrong)  # type: ignore[arg-type]
 
 
 async def test_a_time_budget(engine: FluxEngine) -> None:

@@ -125,3 +125,16 @@ async def test_a_month_passes(cluster: Cluster) -> None:
         await worker.handle(result.id).result(timeout=60)
     ended = await worker.get(result.id)
     assert effects.done == ["a", "b"] and ended.duration is not None and ended.duration >= 30 * 86400
+
+
+@pytest.mark.parametrize("hours", [-5, 14])
+@pytest.mark.parametrize("end", [datetime.min, datetime.max])
+async def test_the_ends_of_time(engine: FluxEngine, end: datetime, hours: int) -> None:
+    """S8.1, S15.2: in any time zone: the run can be read, and the list of all runs too."""
+    at = end.replace(tzinfo=timezone(timedelta(hours=hours)))
+    for number, how in enumerate((at, lambda ctx: at)):
+        result = await engine.execute(create_workflow(f"end{number}").sleep("nap", until=how))
+        assert result.status == ("completed" if end == datetime.min else "suspended")
+        (found,) = (await engine.list(name=f"end{number}")).runs
+        assert found.wake_at == result.wake_at
+        assert result.wake_at is None or result.wake_at >= datetime.max.replace(tzinfo=timezone.utc) - timedelta(hours=14)
