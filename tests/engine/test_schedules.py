@@ -523,6 +523,17 @@ async def test_trigger(cluster: Cluster) -> None:
     assert await made(engine) == [triggered.last_run_id] and (one.skipped, one.next_run_at) == (1, START + 2 * MINUTE)
 
 
+async def test_triggers_in_one_instant(cluster: Cluster) -> None:
+    """I21: each makes a run of its own, also when they come at once."""
+    cluster.stand_still()
+    engine = await cluster.open(workflows=[HELD])
+    one = await engine.schedule("tick", HELD, every=MINUTE)
+    told = [(await one.trigger()).last_run_id for _ in range(3)]
+    told += [found.last_run_id for found in await asyncio.gather(one.trigger(), one.trigger())]
+    assert len(set(told)) == 5 and set(await made(engine)) == set(told)
+    assert told[:2] == ["tick@2026-01-01T00:00:00Z/trigger", "tick@2026-01-01T00:00:00.000001Z/trigger"]
+
+
 async def test_what_is_refused(engine: FluxEngine, cluster: Cluster) -> None:
     """S15.7: with what was expected, and nothing is stored."""
 
