@@ -374,6 +374,7 @@ class FluxEngine:
 
     async def summary(self, id: str) -> RunSummary:
         """The run's head alone: status, times, what it waits for. Raises RunNotFound."""
+        self._check_open()
         return RunSummary.of(await self._caller.header(check_run(id)))
 
     async def list(

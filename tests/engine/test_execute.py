@@ -196,7 +196,8 @@ async def test_a_closed_engine_refuses(cluster: Cluster) -> None:
     engine = cluster.new()
     flow = create_workflow("late").step("a", nothing)
     signal = engine.signal(flow, "x", "y")
-    for call in (engine.execute(flow), engine.start(flow), engine.get("x"), engine.list(), engine.cancel("x"), signal):
+    looks = (engine.summary("x"), engine.handle("x").status())
+    for call in (engine.execute(flow), engine.start(flow), engine.get("x"), engine.list(), engine.cancel("x"), signal, *looks):
         with pytest.raises(EngineClosed):
             await call
     async with engine:
