@@ -322,6 +322,8 @@ def check_retry(retry: object, where: str) -> None:
         if seconds > LONGEST / SECOND:
             raise InvalidWorkflow(f"{where}: {what} must be at most 1,000 years, in seconds, got {shown(seconds)}")
     _check_seconds(retry.factor, "retry.factor", where)
+    if type(retry.jitter) is not bool:
+        raise InvalidWorkflow(f"{where}: retry.jitter must be True or False, got {shown(retry.jitter)}")
     if retry.max_elapsed is not None:
         _check_seconds(retry.max_elapsed, "retry.max_elapsed", where)
     for what, kinds in (("retry.retry_on", retry.retry_on), ("retry.give_up_on", retry.give_up_on)):

@@ -356,6 +356,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ORDER.step("pay", fetch, retry=Retry(maximum=math.inf)), "retry.maximum must be a finite number"),
     (lambda: ORDER.step("pay", fetch, retry=Retry(initial=1e12)), "retry.initial must be at most 1,000 years, in seconds, got 1000"),
     (lambda: ORDER.step("pay", fetch, retry=Retry(maximum=10**400)), "retry.maximum must be at most 1,000 years"),
+    (lambda: ORDER.step("pay", fetch, retry=Retry(jitter="x")), "retry.jitter must be True or False, got 'x'"),  # type: ignore[arg-type]
     (lambda: ORDER.step("pay", fetch, retry=Retry(max_elapsed=math.nan)), "retry.max_elapsed must be a finite number"),
     (lambda: ORDER.step("pay", fetch, retry=Retry(backoff="random")), "retry.backoff must be one of"),  # type: ignore[arg-type]
     (lambda: ORDER.step("pay", fetch, retry=Retry(retry_on=ValueError)), "retry.retry_on must be a tuple of exception"),  # type: ignore[arg-type]

@@ -11,10 +11,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal
 
-from ..check import check_retry
 from ..clock import Clock, SystemClock
 from ..codec import Codec, JsonCodec
-from ..core.plan import Defaults
 from ..core.retry import SECOND, Retry
 from ..core.status import TERMINAL, RunStatus
 from ..core.workflow import MISSING, Definition
@@ -30,6 +28,7 @@ from .handle import RunHandle
 from .hooks import Hooks
 from .host import Host
 from .lists import encode_cursor, read_query
+from .options import check_each, check_switch, check_whole, make_defaults
 from .questions import write_cancel
 from .redo import Redo, act, choose_replay, choose_retry
 from .registry import Bound, Registry
@@ -80,9 +79,7 @@ class FluxEngine:
     ) -> None:
         self.storage: WorkflowStorage = open_storage(storage)
         self.codec: Codec = codec or JsonCodec(types)
-        timeout = None if default_timeout is None else to_microseconds(default_timeout, "default_timeout")
-        check_retry(default_retry, "default_retry")
-        defaults = Defaults(default_retries, timeout, default_retry or Retry(), crash_limit)
+        defaults = make_defaults(default_retries, default_timeout, default_retry, crash_limit)
         self._registry = Registry(defaults, self.codec, self._note_progress, self.storage)
         self._host = Host(
             self.storage,
@@ -90,17 +87,18 @@ class FluxEngine:
             self._registry,
             self.codec,
             chance or random.Random(),
-            Threads(threads),
+            Threads(check_whole(threads, 1, "threads")),
             to_microseconds(lease, "lease") / SECOND,
             to_microseconds(grace, "grace", zero=True) / SECOND,
             None if abandon_after is None else to_microseconds(abandon_after, "abandon_after") / SECOND,
         )
-        self._hooks = list(hooks)
-        self._inbox_limit = inbox_limit
+        self._hooks = check_each(hooks, Hooks, "hooks", "objects of classes that extend Hooks")
+        self._inbox_limit = check_whole(inbox_limit, 1, "inbox_limit")
+        check_switch(drive_in_caller, "drive_in_caller")
         self._caller = Caller(self._host, self.codec, to_microseconds(stay, "stay", zero=True) / SECOND, drive_in_caller)
         self._redo = Redo(self._caller, self.codec)
         self._schedules = Schedules(self._host)
-        for workflow in workflows:
+        for workflow in check_each(workflows, Definition, "workflows", "workflows made by create_workflow(...)"):
             self._registry.bind(workflow)
 
     # --- opening and closing

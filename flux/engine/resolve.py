@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidArgument
+from ..labels import shown
 from ..storage import WorkflowStorage
 
 GROUP = "flux.storage"
@@ -13,8 +14,8 @@ GROUP = "flux.storage"
 def open_storage(storage: str | WorkflowStorage | None) -> WorkflowStorage:
     """The storage object for a URL; an object is returned as it is, None is memory. Raises InvalidArgument."""
     if storage is not None and not isinstance(storage, str):
-        if not isinstance(storage, WorkflowStorage):
-            raise InvalidArgument(f"expected a storage or a URL such as 'sqlite:///orders.db', got {type(storage).__name__}")
+        if isinstance(storage, type) or not isinstance(storage, WorkflowStorage):
+            raise InvalidArgument(f"storage must be a storage object or a URL such as 'sqlite:///orders.db', got {shown(storage)}")
         return storage
     url = "memory:" if storage is None else storage
     scheme, colon, _ = url.partition(":")

@@ -16,16 +16,19 @@ import flux
 from flux import (
     EngineClosed,
     FluxEngine,
+    Hooks,
     InvalidArgument,
     InvalidInput,
     InvalidWorkflow,
     NotStorable,
+    Retry,
     RunConflict,
     RunNotFound,
     RunStatus,
     StepStatus,
     create_workflow,
 )
+from flux_storage import MemoryStorage
 
 from .cluster import Cluster, Effects
 
@@ -189,6 +192,30 @@ async def test_execute_of_something_that_cannot_run(engine: FluxEngine) -> None:
     with pytest.raises(InvalidWorkflow):
         await engine.execute(nothing)  # type: ignore[arg-type]
     assert (await engine.list()).runs == ()
+
+
+FLOW = create_workflow("order").step("a", nothing)
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    *(({"default_retries": bad}, "default_retries must be a whole number ≥ 0, got") for bad in (-1, 1.5, True, None)),
+    *(({"crash_limit": bad}, "crash_limit must be a whole number ≥ 1, got") for bad in (0, None, True)),
+    *(({"threads": bad}, "threads must be a whole number ≥ 1, got") for bad in (0, "a")),
+    *(({"inbox_limit": bad}, "inbox_limit must be a whole number ≥ 1, got") for bad in (0, "x")),
+    *(({"hooks": bad}, "hooks must be a list of objects of classes that extend Hooks, got") for bad in ([Hooks], [3], Hooks(), None)),
+    *(({"workflows": bad}, "workflows must be a list of workflows made by create_workflow") for bad in (FLOW, ["order"], None)),
+    *(({"storage": bad}, "storage must be a storage object or a URL such as .*, got") for bad in (MemoryStorage, 3)),
+    ({"drive_in_caller": "no"}, "drive_in_caller must be True or False, got 'no'"),
+    ({"default_retry": Retry(jitter="x")}, "default_retry: retry.jitter must be True or False, got 'x'"),  # type: ignore[arg-type]
+    ({"default_retry": 3}, "default_retry: retry must be a Retry"),
+    ({"default_timeout": 0}, "default_timeout must be more than 0, got 0"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), WRONG, ids=[f"{next(iter(options))}{number}" for number, (options, _) in enumerate(WRONG)])
+def test_what_an_engine_is_made_with(options: dict[str, Any], told: str) -> None:
+    """S1.4, S15.7: refused where it is written, with its name, what was expected and what came."""
+    with pytest.raises(InvalidArgument, match=told):
+        FluxEngine(**options)
 
 
 async def test_a_closed_engine_refuses(cluster: Cluster) -> None:
