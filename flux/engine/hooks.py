@@ -13,6 +13,7 @@ from typing import Any
 from ..core import records as r
 from ..core.plan import UNDO, base_path
 from ..core.records import Record
+from .cancelling import all_are_cancelled, being_cancelled, take_back
 from .instants import to_datetime
 from .pool import Pool
 from .view import way_from
@@ -155,6 +156,7 @@ class Dispatcher:
         self._hooks = list(hooks)
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self._missed = 0
+        self._closing = False  # what is late is being cut
         self._pool = Pool()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="flux-hooks")
 
@@ -173,12 +175,27 @@ class Dispatcher:
             self._queue.put_nowait(_event(name, key, run_id, record, at))
 
     async def _run(self) -> None:
-        while True:
-            event = await self._queue.get()
-            if event is None:
-                return
-            for hook in self._hooks:
-                await self._call(hook, event)
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = await self._tell_next()
+            except asyncio.CancelledError:
+                if self._stops():
+                    raise
+                logger.error("a hook had the task cancelled in which all are called; they go on")
+                await take_back(self._stops)
+
+    async def _tell_next(self) -> bool:
+        event = await self._queue.get()
+        if event is None:
+            return False
+        for hook in self._hooks:
+            await self._call(hook, event)
+        return True
+
+    def _stops(self) -> bool:
+        """Whether a cancellation is the engine's, or the end of the program: else a hook has brought it about."""
+        return self._closing or all_are_cancelled()
 
     async def _call(self, hook: Hooks, event: Event) -> None:
         method = getattr(hook, event.name, None)
@@ -192,10 +209,12 @@ class Dispatcher:
                 if inspect.isawaitable(answer):
                     await answer
         except BaseException as error:
-            task = asyncio.current_task()
-            if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit) or (task is not None and task.cancelling()):
+            ends = being_cancelled() and self._stops()
+            if ends or isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
                 raise
             logger.exception("hook %s.%s raised; the run is not affected", type(hook).__name__, event.name)
+        if being_cancelled():
+            await take_back(self._stops)
 
     async def close(self, seconds: float = 2.0) -> None:
         """Let the hooks catch up, for a moment."""
@@ -203,6 +222,7 @@ class Dispatcher:
         _done, late = await asyncio.wait([self._task], timeout=seconds)
         for task in late:
             logger.warning("hooks did not finish within %.0f s; %d events are missed", seconds, self._queue.qsize())
+            self._closing = True
             task.cancel()
 
 

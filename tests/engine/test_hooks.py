@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from flux import Event, Hooks, Retry, create_workflow
+from flux import Event, FluxEngine, Hooks, Retry, create_workflow
+from flux_storage import MemoryStorage
 
 from .cluster import Cluster, Effects, eventually
 
@@ -161,3 +162,75 @@ async def test_a_class_with_other_names(cluster: Cluster) -> None:
     await engine.execute(create_workflow("some").step("a", Effects().step("a")))
     await engine.close()
     assert told == ["run_completed"]
+
+
+class Cancelling(Hooks):
+    """What it is told of has its task cancelled, in every way there is."""
+
+    async def run_started(self, event: Event) -> None:
+        _cancel()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return  # and nobody takes it back, as timers of older libraries did not
+
+    def step_started(self, event: Event) -> None:
+        raise ValueError("a hook")
+
+    async def step_completed(self, event: Event) -> None:
+        _cancel()
+        await asyncio.Event().wait()
+
+    async def run_suspended(self, event: Event) -> None:
+        _cancel()
+
+    async def signal_received(self, event: Event) -> None:
+        task = asyncio.current_task()
+        assert task is not None and not task.cancelling()
+        asyncio.get_running_loop().call_soon(task.cancel)
+
+
+def _cancel() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+async def test_hooks_that_cancel_their_task(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """S15.5, I46: a cancellation that is not the engine's ends no hook but the one that it was meant for."""
+    told: list[Event] = []
+    engine = await cluster.open(hooks=[Cancelling(), recording(told, False)])
+    flow = create_workflow("cancels").step("a", Effects().step("a")).wait("w")
+    for number in range(2):
+        run_id = (await engine.execute(flow)).id
+        await engine.signal(flow, run_id, "w")
+        await eventually(lambda count=number + 1: [event.name for event in told].count("run_completed") == count)
+    await engine.close()
+    expected = ["run_started", "step_started", "step_completed", "run_suspended", "signal_received", "run_completed"]
+    assert [name for name in (event.name for event in told) if name != "signal_received"] == [
+        name for name in expected * 2 if name != "signal_received"
+    ], "that of a cancellation which comes later hits whichever is called then"
+    assert sum("raised" in record.getMessage() for record in caplog.records) >= 4
+
+
+def test_a_program_that_ends_ends_its_hooks() -> None:
+    """S15.5: one that leaves without closing its engine is not kept waiting, neither by a hook that is called nor by none."""
+
+    class Waiting(Hooks):
+        async def run_started(self, event: Event) -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+    reached: asyncio.Event
+
+    async def program(hook: Hooks) -> None:
+        nonlocal reached
+        reached = asyncio.Event()
+        engine = FluxEngine(MemoryStorage(), hooks=[hook])
+        await engine.__aenter__()
+        await engine.execute(create_workflow("w").step("a", Effects().step("a")))
+        if isinstance(hook, Waiting):
+            await reached.wait()
+
+    for hook in (Waiting(), recording([], True)):
+        asyncio.run(program(hook))
