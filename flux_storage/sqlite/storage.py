@@ -48,12 +48,12 @@ from flux.storage import (
     StoredRun,
 )
 
+from ..turns import Turns
 from . import forgetting, queries, runs, schedules
 from .leases import Raw
 from .opened import Opened, refuse_inherited
 from .rows import header_of, row_of, schedule_of, stored_of
 from .transactions import SQLiteTransaction
-from ..turns import Turns
 from .within import Within
 from .writer import Transaction
 
