@@ -133,6 +133,8 @@ def _bound(variable: TypeVar) -> Any:
 def _of_class(annotation: Any, cls: type) -> Converter:
     if cls in _SIMPLE:
         return _SIMPLE[cls]
+    if cls is tuple and getattr(annotation, "__args__", None) == ():  # `tuple[()]`; a bare `tuple` has none
+        return _fixed([])
     if cls in _CONTAINERS:
         return _CONTAINERS[cls](cls, get_args(annotation))
     kind = "dict" if is_typed_dict(cls) else kind_of(cls)
@@ -342,8 +344,10 @@ def _sequence(cls: type, args: tuple[Any, ...]) -> Converter:
 def _tuple(cls: type, args: tuple[Any, ...]) -> Converter:
     if not args or args[-1] is Ellipsis:
         return _sequence(cls, args[:1])
-    members = [_converter(one) for one in args if one != ()]
+    return _fixed([_converter(one) for one in args])
 
+
+def _fixed(members: list[Converter]) -> Converter:
     def fixed(value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple) or len(value) != len(members):
             raise _wrong(path, f"tuple of {len(members)}", value)

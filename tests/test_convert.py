@@ -8,6 +8,7 @@ import dataclasses
 import enum
 import json
 import sys
+import typing
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -174,6 +175,8 @@ UID = UUID("12345678123456781234567812345678")
         (tuple[int, ...], [1, 2], (1, 2)),
         (tuple[int, str], [1, "a"], (1, "a")),
         (tuple[()], [], ()),
+        (tuple, [1, "a"], (1, "a")),
+        (typing.Tuple, [1, "a"], (1, "a")),  # noqa: UP006
         (set[Colour], ["r"], {Colour.RED}),
         (frozenset[int], [1], frozenset({1})),
         (deque[int], [1], deque([1])),
@@ -246,6 +249,8 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
         (list[int], "12", "", "expected list, got str"),
         (set[list[int]], [[1]], "", "expected set of hashable members"),
         (tuple[int, str], [1], "", "expected tuple of 2"),
+        (tuple[()], [1], "", "expected tuple of 0"),
+        (typing.Tuple[()], [1], "", "expected tuple of 0"),  # noqa: UP006
         (dict[str, int], {"a": "x"}, "['a']", "expected int"),
         (dict[int, int], {"a": 1}, "['a'] (the key)", "expected int"),
         (Order, {"id": "1", "lines": [{"sku": "a"}, {"sku": 5}], "placed": NOW}, "lines[1].sku", "expected str, got int"),
