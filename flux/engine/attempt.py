@@ -32,6 +32,7 @@ from ..errors import InvalidArgument, InvalidWorkflow, NonRetryable, NotStorable
 from ..failures import capture
 from ..storage import Transaction
 from ..waiting import NOT_DONE, ContinueAsNew, WaitFor
+from .cancelling import being_cancelled, take_back
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -144,7 +145,11 @@ class Attempt:
         except (Undecodable, Stuck, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:
+            if being_cancelled():
+                await take_back(self._driver.host.stops)
             return self._ended_by(error)
+        if being_cancelled():  # by the handler, which has returned in spite of it
+            await take_back(self._driver.host.stops)
         if self.timed_out or self.cut_cause is not None:
             return self.stopped()
         return returned(self.st, self.context, self._codec, result)
@@ -225,7 +230,7 @@ class Attempt:
 
     def _ended_by(self, error: BaseException) -> Command:
         ours = self.timed_out or self.cut_cause is not None
-        if isinstance(error, asyncio.CancelledError) and not ours and _cancelled_from_outside():
+        if isinstance(error, asyncio.CancelledError) and not ours and being_cancelled():
             raise error
         stop = _stop_within(error)
         if stop is not None:
@@ -305,11 +310,6 @@ def _stop_within(error: BaseException) -> BaseException | None:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     return inner
-
-
-def _cancelled_from_outside() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _whole(call: Coroutine[Any, Any, Any]) -> Any:

@@ -134,6 +134,11 @@ class Driver:
         self.abandon()
         self.poke()
 
+    async def landed(self, seconds: float) -> None:
+        """Wait until the attempts that were cut with it are through, at most so long."""
+        if self._flying:
+            await asyncio.wait(list(self._flying.values()), timeout=seconds)
+
     def suspended_in(self, attempt: Attempt) -> None:
         """A handler has suspended: from here on it can be cut."""
         self._attempts[attempt.st.path] = attempt
@@ -332,6 +337,10 @@ class Driver:
             command = self._enter(st)
             outcome = await self._follow(command) if isinstance(command, Entered) else (command,)
             self._landed.append(outcome)
+        except asyncio.CancelledError as error:
+            if self.host.stops():
+                raise
+            self._landed.append(error)
         except Exception as error:
             self._landed.append(error)
         finally:

@@ -22,6 +22,7 @@ from ..core.status import TERMINAL, RunStatus
 from ..errors import DefinitionChanged, EngineClosed, LeaseLost, RunNotFound, StorageUnavailable, UnreadableRun
 from ..storage import Commit, Outgoing, Renewal, StoredRun, WorkflowStorage
 from .attempt import Threads
+from .cancelling import all_are_cancelled, being_cancelled, uncancel
 from .driver import Driver
 from .hooks import Dispatcher, Hooks
 from .isolation import Isolation
@@ -132,6 +133,13 @@ class Host:
         for task in list(self._tasks):
             asyncio.get_running_loop().call_soon(task.cancel)  # once it has begun: else it could tell nobody that it was cut
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def stops(self) -> bool:
+        """Whether a cancellation of the engine's tasks is its own, or the end of the program: else a handler has brought it about."""
+        return self._is_stopping() or (being_cancelled() and all_are_cancelled())
+
+    def _is_stopping(self) -> bool:
+        return self.abandoning or not self.is_open
 
     def stop_for(self, error: BaseException) -> None:
         """A handler raised KeyboardInterrupt or SystemExit: stop gracefully, and pass it on to whoever called."""
@@ -248,7 +256,8 @@ class Host:
             value = await work
         except asyncio.CancelledError:
             if not answer.done():
-                answer.set_exception(EngineClosed("the engine was closed before this call had its answer"))
+                why = "the engine was closed" if self._is_stopping() else "its task was cancelled, though the engine is open,"
+                answer.set_exception(EngineClosed(f"{why} before this call had its answer"))
             raise
         except BaseException as error:
             if answer.done():
@@ -398,6 +407,10 @@ class Host:
         self.drivers[driver.run_id] = driver
         try:
             await driver.run(commands)
+        except asyncio.CancelledError:
+            if self._is_stopping():
+                raise
+            await self._let_go(driver)
         except Exception as error:
             logger.exception("run %s: the engine failed to move it", driver.run_id)
             driver.error = error
@@ -421,6 +434,27 @@ class Host:
                 await self._block(run, driver.lease, error, driver.bound.fingerprint if demanded else "")
         except Exception:
             logger.exception("run %s: nor could it be parked; it is held until this worker ends", driver.run_id)
+
+    async def _let_go(self, driver: Driver) -> None:
+        """The task that moves the run was cancelled, and not by the engine: by a handler that had returned, or because the program ends
+        without closing the engine. What was under way is not known: give the run back as it is stored, for anybody to go on with, rather
+        than leave it to nobody (I15); its attempts are lost."""
+        uncancel()
+        driver.held = False
+        driver.lost = True
+        logger.error("run %s: the task that moves it was cancelled, and not by the engine; the run is given back", driver.run_id)
+        try:
+            await driver.landed(CUT_TIME)
+            run = await self.storage.load(driver.run_id)
+            if run is None or (run.header.owner, run.header.epoch) != (driver.lease.nonce, driver.epoch):
+                return
+            header = run.header
+            wake_at = None if header.status in TERMINAL and header.wake_at is None else 0
+            if await self._write_back(run, driver.lease, (), header.status, wake_at, header.blocked, header.misfits):
+                return
+        except Exception:
+            logger.exception("run %s: nor could it be given back; it is freed with the lease", driver.run_id)
+        self.retire(driver.lease)
 
     async def give_back(self, run: StoredRun, lease: Lease) -> None:
         """Return a run as it was."""

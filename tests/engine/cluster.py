@@ -81,6 +81,7 @@ class Cluster:
         host = engine._host  # pyright: ignore[reportPrivateUsage]
         if host._lease is not None:
             host._lease.stop()
+        host.is_open = False  # a cancellation is its own then, and not a handler's
         tasks = list(host._tasks)
         tasks.extend(worker._task for worker in list(host.workers) if worker._task is not None)
         for task in tasks:
@@ -88,7 +89,6 @@ class Cluster:
         await asyncio.gather(*tasks, return_exceptions=True)
         if host.hooks is not None:
             await host.hooks.close()
-        host.is_open = False
         self._dead.append(engine)
 
     async def bury(self, engine: FluxEngine) -> None:
