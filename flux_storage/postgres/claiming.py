@@ -23,15 +23,17 @@ from .schema import number_of
 if TYPE_CHECKING:
     from .opened import Opened
 
+PAUSE = 50_000  # microseconds until a claim looks again for what it finds locked
+
 
 async def claim(o: Opened, worker: str, codes: Collection[Code], limit: int, limits: Collection[Limit]) -> Claimed:
     """Lease what is most urgent of what the limits allow. Raises LeaseLost."""
     mark, doubt = new_mark(), Doubt(o, worker)
 
-    async def work(connection: Connection, _: bool) -> tuple[int, list[int], int | None]:
+    async def work(connection: Connection, _: bool) -> tuple[int, list[int], int | None, bool]:
         earlier = await doubt.resolve(connection, mark)
         if earlier:
-            return o.earliest(), earlier, o.earliest()
+            return o.earliest(), earlier, o.earliest(), True
         async with connection.transaction():
             look = Look(o, connection, worker, mark, codes, max(limit, 1), limits)
             levels = await look.begin()
@@ -42,13 +44,19 @@ async def claim(o: Opened, worker: str, codes: Collection[Code], limit: int, lim
                 if one.rate is not None and one.workflow in claiming.begun:
                     await count_start(o, connection, one.workflow, claiming.begun[one.workflow], one.rate, look.now)
             doubt.sent = bool(claiming.taken)  # with the COMMIT that follows
-        return look.now, [look.refs[run_id] for run_id in claiming.taken], next_at
+        return look.now, [look.refs[run_id] for run_id in claiming.taken], next_at, look.moved
 
-    now, refs, next_at = await o.link.perform(work)
+    now, refs, next_at, moved = await o.link.perform(work)
     now = o.saw(now)
     rows = await o.link.rows(o.sql.load_many, refs, worker, mark) if refs else []
     runs = {run.header.ref: run for run in map(stored_of, rows)}
-    return Claimed([runs[ref] for ref in refs if ref in runs], next_at, now)
+    return Claimed([runs[ref] for ref in refs if ref in runs], patient(next_at, now, moved or limit <= 0), now)
+
+
+def patient(next_at: int | None, now: int, busy: bool) -> int | None:
+    """When to claim again. Who had room, and could do nothing with what is due, would find the same at once: a transaction of somebody's
+    has locked it."""
+    return now + PAUSE if next_at is not None and next_at <= now and not busy else next_at
 
 
 class Doubt:
@@ -99,6 +107,7 @@ class Look:
         self._parked: list[int] = []
         self.refs: dict[str, int] = {}
         self.now = 0
+        self.moved = False  # whether anything was taken or parked
 
     async def begin(self) -> list[Level]:
         """Where runs may be due that one of the wanted shapes fits. Raises LeaseLost."""
@@ -181,10 +190,12 @@ class Look:
 
     async def take(self, run_id: str) -> None:
         """Lease it."""
+        self.moved = True
         self._taken.append(self.refs[run_id])
 
     async def park(self, run_id: str) -> None:
         """Take it out of the due order."""
+        self.moved = True
         self._parked.append(self.refs[run_id])
 
     async def let_in(self, workflow: str, lane: str) -> Iterable[tuple[Level, Found]]:

@@ -140,7 +140,7 @@ async def claim(o: Opened, worker: str, codes: Collection[Code], limit: int, lim
     if laned and not refs:
         return await claiming.claim(o, worker, codes, limit, ())
     runs = {run.header.ref: run for run in await _load_many(o, refs, worker, mark)} if refs else {}
-    return Claimed([runs[ref] for ref in refs if ref in runs], next_at, now)
+    return Claimed([runs[ref] for ref in refs if ref in runs], claiming.patient(next_at, now, bool(refs) or limit <= 0), now)
 
 
 async def _load_many(o: Opened, refs: list[int], worker: str, mark: int) -> list[StoredRun]:

@@ -79,6 +79,24 @@ async def test_a_posting_of_the_transaction_itself_is_replied(storage: PostgresS
     assert run is not None and (run.header.position, run.postings) == (2, [])
 
 
+@pytest.mark.parametrize("limits", [(), (Limit("order", concurrency=5),)])
+async def test_a_worker_does_not_spin_for_a_run_that_is_locked(
+    storage: PostgresStorage, server: Server, schema: str, limits: tuple[Limit, ...]
+) -> None:
+    """Contract 9: it is due, and nobody can have it before the transaction that posts to it has ended; who has no room is not told to
+    wait."""
+    await storage.create(new_run("one"))
+    poster = await asyncpg.connect(server.url())
+    async with poster.transaction():
+        await storage.within(poster).post("one", signal())
+        claimed = await storage.claim("w", [CODE], 5, limits)
+        assert claimed.runs == [] and claimed.next_at is not None and claimed.now < claimed.next_at < claimed.now + 1_000_000
+        full = await storage.claim("w", [CODE], 0, limits)
+        assert full.runs == [] and full.next_at is not None and full.next_at <= full.now
+    await poster.close()
+    assert len((await storage.claim("w", [CODE], 5, limits)).runs) == 1
+
+
 class Paused:
     """A connection on which something happens once, behind the first lock of a run."""
 
