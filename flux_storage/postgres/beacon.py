@@ -2,7 +2,8 @@
 
 Renewals come from any event loop, also while the one that opened the storage stands still (contract 11). The connection's session
 holds an advisory lock for each worker: the server drops them with the connection, so that others learn of a machine that is gone
-sooner than by its lease. A connection that is lost is made anew at once, and the locks with it.
+sooner than by its lease. A connection that is lost is made anew at once, and the locks with it; one from which nothing is heard
+counts as lost soon, for the renewals of all workers wait for it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from flux.errors import FluxError, StorageMisused
 
 from .errors import breaks
-from .link import ANSWERING, Connect, Connection, Link, close
+from .link import SOON, Connect, Connection, Link, close
 
 T = TypeVar("T")
 
@@ -130,10 +131,10 @@ class Beacon:
     async def _lock(self, connection: Connection, missing: dict[str, int]) -> None:
         """Take what can be taken: an old session of the same worker may still be there, until the server has noticed its end."""
         try:
-            found = await connection.fetch(_HOLD, list(missing.values()), timeout=ANSWERING)
+            found = await connection.fetch(_HOLD, list(missing.values()), timeout=SOON)
             self._held.update(row[0] for row in found)
             shown = {worker: key for worker, key in missing.items() if key in self._held}
-            await connection.execute(self._shown, list(shown), list(shown.values()), timeout=ANSWERING)
+            await connection.execute(self._shown, list(shown), list(shown.values()), timeout=SOON)
         except BaseException as error:
             if breaks(error):
                 connection.terminate()
@@ -152,7 +153,7 @@ class Beacon:
             return
         self._held.discard(key)
         try:
-            await self._link.row(_DROP, key)
+            await self._link.row(_DROP, key, answering=SOON)
         except FluxError as error:
             _log.debug("the lock of worker %s goes with its connection: %s", worker, error)
 

@@ -11,7 +11,7 @@ from flux.storage import Claimed, Code, Limit, Renewal, StoredRun
 
 from . import claiming
 from .lanes import free_dead
-from .link import ANSWERING, Connection
+from .link import ANSWERING, SOON, Connection
 from .rows import stored_of
 from .runs import ENDED, TRIES, new_mark
 from .schema import number_of
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .opened import Opened
 
 PROBING = 0.5  # seconds between two looks at the signs of life of others
-SOON = 1.0  # seconds that a server which is busy may need for a heartbeat
 
 # --- workers
 

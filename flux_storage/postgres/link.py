@@ -33,6 +33,7 @@ EXPRESS = 3  # for steps, those that concern other runs too, and new runs
 CONNECTING = 5  # seconds
 LENT = 8  # for the transactions of handlers, at most
 ANSWERING = 30.0  # seconds for one statement; after so many a call is not tried again
+SOON = 1.0  # seconds that a server which is busy may need for a sign of life
 PAUSES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)  # seconds before each further try; a server restarts in about that time
 
 

@@ -14,6 +14,7 @@ import pytest
 from flux.errors import LeaseLost, StorageUnavailable
 from flux.storage import Limit, Schedule
 from flux_storage import PostgresStorage
+from flux_storage.postgres import beacon, link
 
 from ..postgres import Server, Wire, fresh_schema
 from .runs import CODE, LEASE, new_run, signal, step
@@ -294,6 +295,27 @@ async def test_a_schedule_that_is_still_being_written_is_found(wired: tuple[Post
         await waiting_for_locks(server, 1)
     assert await asyncio.wait_for(writing, 30)
     assert await storage.read_header("tick") is not None
+
+
+@pytest.mark.parametrize("call", ["drop", "hold"])
+async def test_a_silent_session_keeps_no_renewal_waiting(
+    wired: tuple[PostgresStorage, Wire], call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D13, I15: another worker that comes or goes waits for the same connection, and gives it up before that costs the lease."""
+    for module in (link, beacon):
+        monkeypatch.setattr(module, "ANSWERING", 3600.0, raising=False)
+        monkeypatch.setattr(module, "SOON", 0.1, raising=False)
+    storage, wire = wired
+    await storage.register("v", LEASE)
+    light = storage._parts().beacon
+    wire.forget()
+    other = asyncio.create_task(light.drop("v") if call == "drop" else light.hold("u", 7))
+    await asyncio.sleep(0)
+    try:
+        assert (await asyncio.wait_for(storage.renew("w", LEASE), 20)).alive
+        await asyncio.wait_for(other, 20)
+    finally:
+        wire.cut()  # the other connections are as silent: closing does not wait for them
 
 
 async def waiting_for_locks(server: Server, number: int) -> None:
