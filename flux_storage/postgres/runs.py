@@ -244,9 +244,12 @@ def consumed_by(left: list[Member[Written]]) -> tuple[list[int], list[int]]:
     return [number for number, _ in consumed], [seq for _, seq in consumed]
 
 
-async def explain(o: Opened, left: list[Member[Written]], now: int, fetch: Fetch | None = None) -> list[Member[Written]]:
+async def explain(
+    o: Opened, left: list[Member[Written]], now: int, fetch: Fetch | None = None, *, told: bool = False
+) -> list[Member[Written]]:
     """Why nothing was written: it was written before, the lease is lost, or there are newer postings. Returns those that nothing
-    speaks against any more. `fetch`: how to ask, where that is not to be on a connection of the storage's own."""
+    speaks against any more. `fetch`: how to ask, where that is not to be on a connection of the storage's own. `told`: newer
+    postings were looked for, and none was found."""
     commits = [member.request[0] for member in left]
     fetch = o.express.rows if fetch is None else fetch
     rows = await fetch(
@@ -265,7 +268,13 @@ async def explain(o: Opened, left: list[Member[Written]], now: int, fetch: Fetch
             member.error = error
         else:
             (newer if row["inbox_seq"] > commit.inbox_seq else undecided).append(member)
-    return undecided + await _tell(o, newer, now, fetch) if newer else undecided
+    if told:
+        for member in newer:
+            member.value = Committed(now)
+        return undecided
+    # Where there is none, another worker may have taken the run and consumed them in between: who looks once more sees that.
+    silent = await _tell(o, newer, now, fetch) if newer else []
+    return undecided + await explain(o, silent, now, fetch, told=True) if silent else undecided
 
 
 def _refusal(commit: Commit, row: Any) -> Exception | None:
@@ -282,8 +291,7 @@ def _refusal(commit: Commit, row: Any) -> Exception | None:
 
 
 async def _tell(o: Opened, members: list[Member[Written]], now: int, fetch: Fetch) -> list[Member[Written]]:
-    """Reply with the postings that the holders have not seen (D12). Returns those for whom there is none: whoever consumed theirs in
-    between has the run."""
+    """Reply with the postings that the holders have not seen (D12). Returns those for whom there is none."""
     commits = [member.request[0] for member in members]
     rows = await fetch(o.sql.newer, [c.ref for c in commits], [c.inbox_seq for c in commits])
     found: dict[int, list[Posting]] = {}
