@@ -122,10 +122,11 @@ class Node:
 class Sequence:
     """The nodes of a body, in order and by name.
 
-    `needs` is None for a sequence; where steps say `after=`, it holds for each node those that must have ended before it.
+    `needs` is None for a sequence; where steps say `after=`, it holds for each node those that must have ended before it. `opening` is
+    the step that is called whenever a run begins, in the workflow's own sequence (stride.py).
     """
 
-    __slots__ = ("by_name", "needs", "nodes", "single")
+    __slots__ = ("by_name", "needs", "nodes", "opening", "single")
 
     def __init__(self, body: Body, defaults: Defaults, *, inside: bool = False) -> None:
         self.nodes = tuple(Node(step, index, defaults) for index, step in enumerate(body.steps))
@@ -133,12 +134,15 @@ class Sequence:
             node.plain = node.plain and not inside
         self.by_name = {node.name: node for node in self.nodes}
         self.single = body.single
+        self.opening: Node | None = None
         graph = any(step.after is not None for step in body.steps)
         self.needs = {node.name: frozenset(node.step.after or ()) for node in self.nodes} if graph else None
         if not (graph or inside):
             self._straighten()
 
     def _straighten(self) -> None:
+        if self.nodes and self.nodes[0].called and self.nodes[0].when is None:
+            self.opening = self.nodes[0]
         for node, following in zip(self.nodes, (*self.nodes[1:], None), strict=False):
             node.following = following
             node.straight = node.plain and node.called and (following is None or (following.called and following.when is None))

@@ -11,6 +11,7 @@ from ..core.decision import Moment
 from ..core.machine import create
 from ..core.records import Record, RunCreated
 from ..core.state import RunState
+from ..core.stride import set_out
 from ..errors import InvalidArgument
 from ..names import show_given
 from ..storage import NewRun
@@ -43,10 +44,14 @@ def begin(
     deadline = None if definition.deadline is None else now + definition.deadline
     first = bound.first_data() if data is None else data
     record = RunCreated(definition.name, definition.version, bound.plan.shape, text, first, deadline, parent)
-    state, decision = create(bound.plan, record, Moment(now, draw, _no_questions, _no_postings, _no_postings, halt), shared)
+    begun = None if halt or shared else set_out(bound.plan, record, now)
+    if begun is None:
+        state, decision = create(bound.plan, record, Moment(now, draw, _no_questions, _no_postings, _no_postings, halt), shared)
+        begun = state, tuple(decision.records)
+    state, records = begun
     new = NewRun(
         run_id, definition.name, definition.version, bound.plan.shape, digest(text), now,
-        tuple(decision.records), state.status, None, (), idempotency_key, priority, delay, None, parent,
+        records, state.status, None, (), idempotency_key, priority, delay, None, parent,
         lane, deduplication_key, rate_of(queue),
     )  # fmt: skip
     return state, new

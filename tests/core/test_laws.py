@@ -37,7 +37,9 @@ def test_a_plain_sequence_goes_on_in_strides() -> None:
     steps = (step("a"), step("b", compensate=handler), commit("c"), step("d", when=Answer(True)), step("e"))
     plain = Definition("plain", body=Body(steps))
     world = World(Case(plain)).run()
-    assert world.state.status == "completed" and world.strides == 4  # not from c to d, whose condition is asked
+    assert world.state.status == "completed" and world.set_out
+    assert world.strides == 4  # not from c to d, whose condition is asked
+    assert not World(Case(Definition("asked", body=Body((step("a", when=Answer(True)),))))).set_out
 
 
 @MANY
