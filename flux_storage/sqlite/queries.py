@@ -84,17 +84,24 @@ INSERT INTO flux_runs (run_id, workflow, version, shape, status, priority, creat
                        deduplication_key)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 0, ?, ?, ?, '', ?, ?, ?, ?)
 """
+# The same of one that has no key and that its maker holds, if it is not there and that worker lives.
+CREATE_HELD = """
+INSERT INTO flux_runs (run_id, workflow, version, shape, status, priority, created_at, updated_at, wake_at, owner, epoch,
+                       position, inbox_seq, seen_seq, input_digest, waiting, blocked, parent, lane)
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, nonce, 1, 1, 0, 0, ?, ?, '', ?, ? FROM flux_workers WHERE nonce = ? AND state = 0
+ON CONFLICT (run_id) DO NOTHING
+"""
 # A row of a journal.
 APPEND = "INSERT INTO flux_journal (ref, position, epoch, at, format, control, payload) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
-_HELD = "ref = ? AND run_id = ? AND owner = ? AND epoch = ? AND position = ? AND inbox_seq = ?"
+_HELD = """ref = ? AND run_id = ? AND owner = ? AND epoch = ? AND position = ? AND inbox_seq = ?
+    AND EXISTS (SELECT 1 FROM flux_workers w WHERE w.nonce = owner AND w.state = 0)"""
 
 # A step of a run that goes on: no page of an index is written, for of what changes only `wake_at` stands in any, and only while nobody
 # holds the run.
 STEP = f"""
 UPDATE flux_runs SET position = ?, updated_at = COALESCE(?, updated_at), seen_seq = inbox_seq, wake_at = ?
 WHERE {_HELD} AND status = ? AND waiting = ? AND blocked = ? AND misfits = ?
-    AND EXISTS (SELECT 1 FROM flux_workers w WHERE w.nonce = owner AND w.state = 0)
 """
 # Any other step. Where it ends the run, a commit with a row says when; where it moves the run, to which code; where it begins the
 # journal anew, with which row.

@@ -36,6 +36,10 @@ class RawPosted:
 
 def create(tx: Transaction, run: NewRun, texts: Texts) -> Created:
     """Make a run once (contract 2)."""
+    if run.owner is not None and run.idempotency_key is None and run.deduplication_key is None and run.rate is None:
+        made = _create_held(tx, run, texts)
+        if made is not None:
+            return made
     existing = None
     if run.idempotency_key is not None:
         existing = tx.row(queries.HEADER_BY_KEY, (run.workflow, run.idempotency_key))
@@ -56,6 +60,23 @@ def create(tx: Transaction, run: NewRun, texts: Texts) -> Created:
             count_start(tx, run.workflow, 1, run.rate)
     ref, parked = _insert(tx, run, texts, wake_at, epoch, run.owner, run.idempotency_key, once)
     return Created(new_head(run, ref, wake_at, run.owner, run.idempotency_key, once, parked=parked), True, tx.now)
+
+
+def _create_held(tx: Transaction, run: NewRun, texts: Texts) -> Created | None:
+    """What most runs are that begin where they are made, without a look at what is there; None where there is something, or nobody."""
+    wake_at = run.wake_at or tx.now
+    tx.cursor.execute(
+        queries.CREATE_HELD,
+        (
+            run.run_id, run.workflow, run.version, run.shape, run.status.value, run.priority, run.at, run.at, wake_at,
+            run.input_digest, pack_names(run.waiting), run.parent, run.lane, run.owner,
+        ),
+    )  # fmt: skip
+    ref = tx.cursor.lastrowid
+    if tx.cursor.rowcount != 1 or ref is None:
+        return None
+    tx.cursor.execute(queries.APPEND, (ref, 1, 1, run.at, FORMAT, *texts))
+    return Created(new_head(run, ref, wake_at, run.owner), True, tx.now)
 
 
 def _insert(
@@ -85,7 +106,9 @@ def _insert(
 
 def commit(tx: Transaction, commit: Commit, texts: Texts, children: Iterable[Child] = ()) -> Committed:
     """One step forward, if everything is as its holder saw it (D12). `children` are the commit's, with the texts of their rows."""
-    if not (needs_no_look(tx, commit.owner) and _step(tx, commit)) and not (is_live(tx, commit.owner) and _update(tx, commit)):
+    if not needs_no_look(tx, commit.owner):
+        is_live(tx, commit.owner)  # and how long its lease has left
+    if not (_step(tx, commit) or _move(tx, commit)):
         return _refuse(tx, commit, texts)
     position = commit.position
     if commit.records:
@@ -139,10 +162,8 @@ def _seen(commit: Commit) -> tuple[Any, ...]:
     return commit.ref, commit.run_id, commit.owner, commit.epoch, commit.position, commit.inbox_seq
 
 
-def _update(tx: Transaction, commit: Commit) -> bool:
-    """Any step, by a holder that is known to live."""
-    if _step(tx, commit):
-        return True
+def _move(tx: Transaction, commit: Commit) -> bool:
+    """Any other step."""
     moved = (commit.position + 1, commit.at) if commit.records else (commit.position, None)
     wake_at = tx.now if commit.wake_at == 0 else commit.wake_at
     ended = commit.ended
