@@ -15,7 +15,7 @@ from .status import RunStatus, StepStatus
 _COMPLETED = RunCompleted()
 
 
-def set_out(plan: Plan, created: RunCreated, now: int) -> tuple[RunState, tuple[Record, Record]] | None:
+def set_out(plan: Plan, created: RunCreated, now: int) -> tuple[RunState, tuple[Record, ...]] | None:
     """A new run with its first step under way, and the records that say so; None where `create` has to say."""
     node = plan.root.opening
     if node is None or created.continuation or created.created_at is not None:

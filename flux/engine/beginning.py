@@ -45,10 +45,11 @@ def begin(
     first = bound.first_data() if data is None else data
     record = RunCreated(definition.name, definition.version, bound.plan.shape, text, first, deadline, parent)
     begun = None if halt or shared else set_out(bound.plan, record, now)
-    if begun is None:
+    if begun is not None:
+        state, records = begun
+    else:
         state, decision = create(bound.plan, record, Moment(now, draw, _no_questions, _no_postings, _no_postings, halt), shared)
-        begun = state, tuple(decision.records)
-    state, records = begun
+        records = tuple(decision.records)
     new = NewRun(
         run_id, definition.name, definition.version, bound.plan.shape, digest(text), now,
         records, state.status, None, (), idempotency_key, priority, delay, None, parent,

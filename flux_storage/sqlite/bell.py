@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 import weakref
 from collections.abc import Container
 from pathlib import Path
@@ -19,6 +20,7 @@ SUFFIX = ".bell"
 SUPPORTED = hasattr(os, "mkfifo")
 
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_SETTLED = 5_000_000_000  # nanoseconds: the coarsest times of folders are of 2 seconds
 _ALL = 1 << 16  # bytes: what a pipe holds; what is left of more rings again
 
 
@@ -66,15 +68,28 @@ class Bell:
             os.close(descriptor)
 
 
-def ring(directory: str, own: Container[str]) -> None:
-    """Ring all bells in a folder but one's `own`, by name; remove those of processes that are gone. Never waits, never raises OSError."""
-    try:
-        names = os.listdir(directory)  # noqa: PTH208 - a third of the time of a Path's
-    except OSError:
-        return  # nobody has been there yet
-    for name in names:
-        if name.endswith(SUFFIX) and name not in own:
-            _ring(f"{directory}/{name}")
+class Neighbours:
+    """The bells of others in a folder. `own`: names of this process's. The folder is read again when it has changed; while that is not
+    long ago, always, for its file system may not tell two changes of one moment apart."""
+
+    def __init__(self, directory: Path, own: Container[str]) -> None:
+        self._directory = str(directory)
+        self._own = own
+        self._known: tuple[int, list[str]] = (0, [])  # the folder's time, and the bells that were there then
+
+    def ring(self) -> None:
+        """Ring them all; remove those of processes that are gone. Never waits, never raises OSError."""
+        try:
+            changed = os.stat(self._directory).st_mtime_ns  # noqa: PTH116 - half the time of a Path's
+            known, names = self._known
+            if changed != known:
+                names = [name for name in os.listdir(self._directory) if name.endswith(SUFFIX)]  # noqa: PTH208 - likewise
+                self._known = (changed if time.time_ns() - changed > _SETTLED else 0), names
+        except OSError:
+            return  # nobody has been there yet
+        for name in names:
+            if name not in self._own:
+                _ring(f"{self._directory}/{name}")
 
 
 def _ring(path: str) -> None:

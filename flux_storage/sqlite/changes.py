@@ -17,7 +17,7 @@ from pathlib import Path
 from flux.clock import Clock
 
 from . import bell, queries
-from .bell import Bell
+from .bell import Bell, Neighbours
 
 POLL = 0.01  # seconds between two looks while anybody waits: longer when nothing happens
 SLOWEST, GROWTH = 0.05, 1.05  # without a bell
@@ -38,6 +38,7 @@ class Changes:
         self._stored = 0  # the file's count, as far as it is known here
         self._ears: dict[asyncio.AbstractEventLoop, _Ear] = {}
         self._bells: set[str] = set()  # names of this process's own
+        self._others = None if self._folder is None else Neighbours(self._folder, self._bells)
         self._closed = False
         self._looking = threading.Lock()
         self._version: int | None = None
@@ -97,8 +98,8 @@ class Changes:
         self._lock, self._looking = threading.Lock(), threading.Lock()
 
     def _ring(self) -> None:
-        if self._folder is not None:
-            bell.ring(str(self._folder), self._bells)
+        if self._others is not None:
+            self._others.ring()
 
     def _call(self, act: Callable[[_Ear], None], here: asyncio.AbstractEventLoop | None = None) -> None:
         """Let all event loops where somebody waits do it; `here` is the running one."""

@@ -17,7 +17,7 @@ import pytest
 
 from flux_storage import SQLiteStorage
 from flux_storage.sqlite import changes, queries
-from flux_storage.sqlite.bell import Bell, ring
+from flux_storage.sqlite.bell import Bell, Neighbours
 
 from .runs import LEASE, end, new_run, step
 
@@ -181,6 +181,25 @@ async def test_only_what_others_wait_for_rings(storage: SQLiteStorage, path: Pat
         bell.close()
 
 
+async def test_the_folder_is_read_again_once_it_has_changed(tmp_path: Path) -> None:
+    """I25: a bell that is hung later is rung, though a folder that has long been the same is not read at each change."""
+    neighbours, long_ago = Neighbours(tmp_path, ()), (1, 1)
+    os.utime(tmp_path, long_ago)
+    neighbours.ring()
+    bell = Bell(tmp_path)
+    try:
+        os.utime(tmp_path, long_ago)
+        neighbours.ring()
+        assert not bell.hush()
+        os.utime(tmp_path)
+        for _ in range(2):
+            neighbours.ring()
+            assert bell.hush()
+    finally:
+        bell.close()
+    neighbours.ring()
+
+
 def silent(pipe: Path) -> bool:
     descriptor = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -229,10 +248,10 @@ async def test_rings_without_news_and_in_crowds(storage: SQLiteStorage, other: S
     """A bell that is rung all the time is answered less often, and no change is missed for that."""
     for number in range(100):
         _, waiting = await begun(storage)
-        ring(str(folder(path)), ())
+        Neighbours(folder(path), ()).ring()
         for again in range(1 + number % 3):
             await other.create(new_run(f"run-{number}-{again}"))
-            ring(str(folder(path)), ())
+            Neighbours(folder(path), ()).ring()
         await soon(waiting)
 
 
