@@ -20,7 +20,7 @@ SUFFIX = ".bell"
 SUPPORTED = hasattr(os, "mkfifo")
 
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-_SETTLED = 5_000_000_000  # nanoseconds: the coarsest times of folders are of 2 seconds
+_FINE, _COARSE = 100_000_000, 5_000_000_000  # nanoseconds: times of folders are of a tick, or on some file systems of 2 seconds
 _ALL = 1 << 16  # bytes: what a pipe holds; what is left of more rings again
 
 
@@ -84,7 +84,8 @@ class Neighbours:
             known, names = self._known
             if changed != known:
                 names = [name for name in os.listdir(self._directory) if name.endswith(SUFFIX)]  # noqa: PTH208 - likewise
-                self._known = (changed if time.time_ns() - changed > _SETTLED else 0), names
+                settled = time.time_ns() - changed > (_FINE if changed % 1_000_000_000 else _COARSE)
+                self._known = (changed if settled else 0), names
         except OSError:
             return  # nobody has been there yet
         for name in names:
