@@ -32,6 +32,7 @@ from ..errors import (
 )
 from ..names import check_id
 from ..storage import Created, Header, NewPosting, NewRun, Outbox, StoredRun, Within
+from .awaiting import POLL, Awaiting
 from .beginning import begin, check_priority
 from .driver import Driver
 from .host import Host, new_id
@@ -41,8 +42,6 @@ from .registry import Bound
 from .view import RunResult
 
 logger = logging.getLogger("flux.engine")
-
-POLL = 0.5  # seconds between looks at a run that another worker holds; its changes are noticed at once
 
 
 @dataclass(slots=True)
@@ -66,6 +65,7 @@ class Caller:
         self._codec = codec
         self._stay = stay
         self._drive = drive
+        self._awaiting = Awaiting(host)
         host.carry = self.carry
 
     # --- making runs
@@ -403,15 +403,15 @@ class Caller:
 
     async def until(self, run_id: str, statuses: Collection[RunStatus]) -> RunStatus:
         """Wait until the run stands at one of these statuses. Raises RunNotFound."""
-        count = -1
-        while True:
-            driver = self._host.drivers.get(run_id)
-            if driver is not None:
-                await driver.finished()
-            header = await self.header(run_id)
-            if header.status in statuses:
-                return header.status
-            count = await self._host.storage.changed(count, POLL)
+        found = await self._awaiting.until(run_id, statuses)
+        return found.state.status if isinstance(found, Driver) else found.header.status if isinstance(found, StoredRun) else found.status
+
+    async def outcome(self, run_id: str) -> RunResult:
+        """Wait until the run has ended; how. Raises RunNotFound, UnreadableRun."""
+        found = await self._awaiting.until(run_id, TERMINAL, whole=True)
+        if isinstance(found, Driver):
+            return RunResult(run_id, found.state, self._codec)
+        return self._view(found) if isinstance(found, StoredRun) else await self.get(run_id)
 
     async def header(self, run_id: str) -> Header:
         """The head of the run. Raises RunNotFound."""

@@ -396,6 +396,11 @@ class FluxEngine:
         self._check_open()
         return await self._caller.until(check_run(run_id), statuses)
 
+    async def outcome(self, id: str) -> RunResult:
+        """Wait until the run has ended, whoever moves it; how. Raises RunNotFound, UnreadableRun."""
+        self._check_open()
+        return await self._caller.outcome(check_run(id))
+
     # --- many, and forgetting
 
     async def execute_many(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from ..core.status import TERMINAL, RunStatus
+from ..core.status import RunStatus
 from .view import RunResult
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class RunHandle:
     async def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait until the run has ended; its data. Raises RunFailed, RunCancelled, RunNotFound, and TimeoutError while the run goes on."""
         async with asyncio.timeout(timeout):
-            await self._engine.until(self.id, TERMINAL)
-        return (await self._engine.get(self.id)).unwrap()
+            ended = await self._engine.outcome(self.id)
+        return ended.unwrap()
 
     async def cancel(self, reason: str = "", *, compensate: bool = True, interrupt: bool = False) -> RunResult:
         """Ask for the run to be cancelled, as `engine.cancel`."""

@@ -65,6 +65,7 @@ class Host:
         self.carry: Callable[[str, bool], Awaitable[object]] = _carry_nothing  # moves a child of a run on; the caller's part
         self.workers: set[Worker] = set()
         self.drivers: dict[str, Driver] = {}
+        self._watchers: dict[str, list[asyncio.Future[Driver]]] = {}  # who waits for a run that nobody moves here just now, by its id
         self.interrupting: set[str] = set()  # runs for which an interrupting cancel is being posted from here
         self.draining = False  # no new attempt starts
         self.abandoning = False  # attempts under way are cut
@@ -419,11 +420,27 @@ class Host:
             if self.drivers.get(driver.run_id) is driver:
                 del self.drivers[driver.run_id]
             driver.finish()
+            for watcher in self._watchers.get(driver.run_id, ()):
+                if not watcher.done():
+                    watcher.set_result(driver)
             self.isolation.leave(driver)
             if self.isolation.active:
                 self.isolation.look()
             if self._retired:
                 self._end_retired()
+
+    def watch(self, run_id: str) -> asyncio.Future[Driver]:
+        """Done with the next driver that moves this run here, once it has let go of it. To be given back with `unwatch`."""
+        watcher: asyncio.Future[Driver] = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(run_id, []).append(watcher)
+        return watcher
+
+    def unwatch(self, run_id: str, watcher: asyncio.Future[Driver]) -> None:
+        """Nobody waits for it any more."""
+        watchers = self._watchers[run_id]
+        watchers.remove(watcher)
+        if not watchers:
+            del self._watchers[run_id]
 
     async def _park(self, driver: Driver, error: Exception) -> None:
         """Something of flux's own broke: block the run with the reason, rather than leave it to nobody or try it for ever (I15, I17)."""

@@ -35,6 +35,7 @@ class Worker:
         self._concurrency = concurrency
         self._wake = asyncio.Event()
         self._stopping = False
+        self._held_up = True  # there may be more to claim once one of its runs has come to rest
         self._moving = 0
         self._claimed: dict[str, str] = {}  # run id -> workflow, of those that it moves
         self._task: asyncio.Task[None] | None = None
@@ -99,9 +100,11 @@ class Worker:
                 if lease is not None:
                     host.retire(lease)
                 logger.warning("the storage does not answer a claim (%s); trying again in %.1f s", error, POLL)
-                return None
+                break
             if len(claimed.runs) < room:
+                self._held_up = bool(host.registry.queues)
                 return claimed.next_at
+        self._held_up = True
         return None
 
     async def _take(self, lease: Lease, room: int) -> Claimed:
@@ -123,7 +126,8 @@ class Worker:
     def _moved(self, run_id: str, _: object) -> None:
         self._moving -= 1
         self._claimed.pop(run_id, None)
-        self._wake.set()
+        if self._held_up or self._stopping:  # else what there is was claimed, and the storage tells of what comes
+            self._wake.set()
 
     async def _sleep(self, next_at: int | None) -> None:
         """Until there may be something to claim: a change, a free place, or the next due time."""

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from flux import FluxEngine, InvalidArgument, RunCancelled, RunFailed, RunHandle, RunNotFound, create_workflow
+from flux import FluxEngine, InvalidArgument, LeaseLost, RunCancelled, RunFailed, RunHandle, RunNotFound, RunStatus, create_workflow
+from flux.testing import VirtualClock
+from flux_storage import MemoryStorage
 
 from .cluster import Cluster, Effects
+from .faults import Faulty
 
 pytestmark = pytest.mark.anyio
 
@@ -92,3 +95,61 @@ async def test_bad_arguments(engine: FluxEngine, bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         await engine.start(FLOW, **bad)
     assert (await engine.list()).runs == ()
+
+
+async def test_the_outcome(engine: FluxEngine, cluster: Cluster) -> None:
+    """api.md Handles: however it ended, moved here or elsewhere, before the call or after it; and nothing of a run that is not there."""
+    effects = Effects()
+    failing = create_workflow("failing").step("a", effects.step("a", error=LookupError("lost")), retries=0)
+    long = create_workflow("long")
+    for number in range(40):
+        long = long.step(f"s{number}", put)
+    other = await cluster.open()
+    for mover in (engine, other):
+        for flow in (FLOW, failing, long):
+            handle = await engine.start(flow, "ana")
+            waiting = [asyncio.create_task(one.outcome(handle.id)) for one in (engine, other) for _ in range(2)]
+            moved = await mover.resume(flow, handle.id)
+            for outcome in [*(await asyncio.gather(*waiting)), await engine.outcome(handle.id)]:
+                assert outcome.status == moved.status == ("failed" if flow is failing else "completed")
+                assert (outcome.results, outcome.data, repr(outcome.error)) == (moved.results, moved.data, repr(moved.error))
+    with pytest.raises(RunNotFound):
+        await engine.outcome("nobody")
+
+
+async def test_waiting_for_a_run_that_is_moved_here_reads_it_no_more(clock: VirtualClock) -> None:
+    """Its driver knows how it ended."""
+    storage = Faulty(MemoryStorage(clock=clock))
+    async with FluxEngine(storage) as engine:
+        handle = await engine.start(FLOW, "ana")
+        waiting = [asyncio.create_task(handle.result()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert (await engine.resume(FLOW, handle.id)).status == "completed"
+        assert await asyncio.gather(*waiting) == [{"who": "ana"}] * 3
+        assert [verb for verb, _ in storage.calls if verb in ("load", "read_header")] == ["read_header"] * 3
+
+
+async def test_a_driver_that_rests_or_is_lost_ends_nothing(cluster: Cluster) -> None:
+    """Who waits for the end goes on waiting."""
+    storage = Faulty(cluster.storage())
+    engine = await cluster.open(storage)
+    flow = create_workflow("parked").step("put", put).wait("go").step("end", put)
+    handle = await engine.start(flow, "ana")
+    waiting = asyncio.create_task(handle.result())
+    assert (await engine.resume(flow, handle.id)).status == "suspended"
+    storage.fail("commit", LeaseLost("gone"))
+    await engine.signal(flow, handle.id, "go")
+    assert not waiting.done()
+    assert (await engine.resume(flow, handle.id)).status == "completed"
+    assert await waiting == {"who": "ana"}
+
+
+async def test_a_run_that_is_forgotten_while_somebody_waits(engine: FluxEngine, cluster: Cluster) -> None:
+    """D26: RunNotFound, once it is looked for again."""
+    other = await cluster.open()
+    handle = await engine.start(FLOW, "ana")
+    waiting = asyncio.create_task(engine.until(handle.id, [RunStatus.BLOCKED]))
+    await other.resume(FLOW, handle.id)
+    await other.delete(handle.id)
+    with pytest.raises(RunNotFound):
+        await waiting

@@ -60,6 +60,18 @@ async def test_work_until_cancelled(engine: FluxEngine) -> None:
     assert effects.done == ["a", "b"] * 24
 
 
+async def test_a_place_that_becomes_free_is_filled_at_once(engine: FluxEngine, cluster: Cluster) -> None:
+    """S14.3: no time passes between one run and the next, though there is place for only one."""
+    effects = Effects()
+    flow = create_workflow("work").step("a", effects.step("a"))
+    cluster.stand_still()
+    handles = [await engine.start(flow) for _ in range(5)]
+    async with engine.worker(concurrency=1):
+        for handle in handles:
+            await handle.result()
+    assert effects.done == ["a"] * 5
+
+
 async def test_priority(engine: FluxEngine) -> None:
     """S14.3: a higher priority goes first, then the earlier due time."""
     order: list[str] = []

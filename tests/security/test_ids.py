@@ -46,6 +46,7 @@ CALLS: dict[str, Callable[[FluxEngine, Any], Awaitable[Any]]] = {
     "signal": lambda engine, one: engine.signal(WAITS, one, "go"),
     "signal, signal id": lambda engine, one: engine.signal(WAITS, "waiting", "go", signal_id=one),
     "until": lambda engine, one: engine.until(one, ()),
+    "outcome": lambda engine, one: engine.outcome(one),
 }
 
 
