@@ -221,7 +221,8 @@ class _Search:
             return False
         if _wholly_done(state, st) and not lies_in(self.named, path):
             return True
-        if path in self.decided or not (_partly_done(state, st, self.decided or (self.named,)) or goes_on_in(state, path)):
+        stands = _partly_done(state, st, self.decided or (self.named,)) or goes_on_in(state, path) or self._has_left(st)
+        if path in self.decided or not stands:
             self._all_at(path)
             return False
         self.entered.append(path)
@@ -235,6 +236,12 @@ class _Search:
             elif not self.sequence(key, body):
                 broken = True
         return False
+
+    def _has_left(self, st: StepState) -> bool:
+        """Whether a branch has failed in there that is left so."""
+        if not self.decided:
+            return False
+        return any(self._left(one) for one in self.state.steps.values() if one is st or lies_in(one.path, st.path))
 
     def _left(self, st: StepState) -> Collection[str]:
         """The branches that have failed, of a step that has not; unless no other is left to bring the join about."""
