@@ -557,7 +557,10 @@ def _block_past_pivot(draft: Decision) -> None:
         draft.emit(RunBlocked("DeadlineExceeded", text))
         return
     failed = culprit(state, state.decided) or state.steps[state.failing]
-    text = f"{failed.path!r} failed after the point of no return {state.pivot!r}: {failed.failure}"
+    behind = f"after the point of no return {state.pivot!r}"
+    text = f"{failed.path!r} failed {behind}: {failed.failure}"
+    if failed.failure is None:
+        text = f"{failed.path!r} was stopped while it ran, {behind}: whether it was done is not known"
     draft.emit(RunBlocked("PastPivot", text, failed.path))
 
 

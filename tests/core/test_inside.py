@@ -800,6 +800,54 @@ def test_each_failure_is_decided_about() -> None:
                 assert run.tell(ok("c"))[-1] == RunCompleted()
 
 
+def test_what_was_stopped_in_doubt_is_decided_about() -> None:
+    """S3.8, D8, S10.6: a step that may be called once at most, and was stopped with others while it ran, is not called again unasked."""
+    unsure = step("a", on_unknown="fail")
+    deep = body(parallel("g", u=unsure, v=step("k", on_unknown="fail", probe=handler)))
+    for arm, path, beside in ((unsure, "f/x/a", ()), (deep, "f/x/g/u/a", ("f/x/g/v/k!probe",))):
+        for first in ("skip", "done", "retry"):
+            for second in ("skip", "done", "retry"):
+                run = Talk(commit("pay", pivot=True), parallel("f", x=arm, y=step("b")), step("c"))
+                run.tell(ok("pay"))
+                run.tell(boom("f/y/b"))
+                run.tell(*[Cut(one, 1, "stopped") for one in list(run.state.calls)])
+                assert stuck(run) == "f/y/b"
+                told = run.tell(resolve("f/y/b", first, '"B"' if first == "done" else None))
+                assert (len(told), stuck(run)) == (2, path)
+                assert "was stopped while it ran" in told[1].message  # type: ignore[union-attr]
+                told = run.tell(resolve(path, second, '"A"' if second == "done" else None))
+                again = [one for one, way in ((path, second), ("f/y/b", first)) if way == "retry"]
+                begun = [record.path for record in told if isinstance(record, StepStarted)]
+                assert sorted(begun) == sorted([*beside, *(again or ([] if beside else ["c"]))])
+
+
+def test_items_that_failed_before_another_step_did_stay_failed() -> None:
+    """S3.8, S10.6: nobody has decided about them when the run goes on behind that step; the fan ends once its other items have."""
+    fan = for_each("e", ("1", "2"), body(step("d")), concurrency=1, on_failure="finish")
+    for around, path in ((fan, "e"), (route("r", "x", x=body(fan)), "r/x/e"), (parallel("r", x=body(fan)), "r/x/e")):
+        run = Talk(after(commit("pay", pivot=True)), after(around, "pay"), after(step("s"), "pay"))
+        for command in (ok("pay"), boom("s"), boom(f"{path}[1]/d")):
+            run.tell(command)
+        assert stuck(run) == "s"
+        assert run.tell(resolve("s", "skip"))[1:] == [*go(f"{path}[2]/d")]
+        run.tell(ok(f"{path}[2]/d"))
+        assert stuck(run) == f"{path}[1]/d"
+        assert run.tell(resolve(f"{path}[1]/d", "skip"))[-1] == RunCompleted()
+
+
+def test_an_item_that_fails_while_it_is_stopped_is_decided_about() -> None:
+    """S3.8, S10.6: as is the one that failed before, once the fan has come to its end without them."""
+    fan = for_each("e", ("1", "2"), body(step("d")), on_failure="finish")
+    run = Talk(commit("pay", pivot=True), parallel("f", x=body(fan), y=step("b")))
+    for command in (ok("pay"), boom("f/x/e[1]/d"), boom("f/y/b"), boom("f/x/e[2]/d")):
+        run.tell(command)
+    for path in ("f/y/b", "f/x/e[2]/d", "f/x/e[1]/d"):
+        assert stuck(run) == path
+        told = run.tell(resolve(path, "skip"))
+        assert not [record for record in told if isinstance(record, StepStarted)]
+    assert told[-1] == RunCompleted()
+
+
 def test_failures_of_items_one_after_another() -> None:
     """S10.6: also of those that have to wait for their place once the run goes on."""
     for inner, path in ((ONE, "f[{}]"), (body(route("r", "b", b=ONE)), "f[{}]/r/b"), (body(after(step("i"))), "f[{}]/i")):

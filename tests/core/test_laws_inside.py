@@ -18,7 +18,17 @@ from flux.core.failure import Failure
 from flux.core.inside import lies_in
 from flux.core.patterns import NTH, body_path, pattern, step_path
 from flux.core.plan import Defaults, Node, base_path
-from flux.core.records import Record, RunCompleted, StepCompleted, StepFailed, StepResolved, StepStarted, UnwindStarted
+from flux.core.records import (
+    AttemptCut,
+    AttemptLost,
+    Record,
+    RunCompleted,
+    StepCompleted,
+    StepFailed,
+    StepResolved,
+    StepStarted,
+    UnwindStarted,
+)
 from flux.core.retry import SECOND, Retry
 from flux.core.state import StepState
 from flux.core.status import TERMINAL
@@ -266,13 +276,16 @@ def past_the_pivot(draw: Any) -> Case:
 @MANY
 @given(past_the_pivot())
 def test_decisions_past_the_pivot(case: Case) -> None:
-    """S2.3, S3.8, S9.4, S10.6, I8, I15: through any faults; a step that failed is called again only when somebody said so of it."""
+    """S2.3, S3.8, S9.4, S10.6, I8, I15: through any faults; a step that failed, or that may be called once at most and was stopped, is
+    called again only when somebody said so of it."""
     world = Nested(case).run()
     settle(world)
+    steps = by_pattern(case.definition.body)
     failed: set[str] = set()
     for _, row in world.store.journal():
         for record in row:
-            if isinstance(record, StepFailed):
+            stopped = isinstance(record, AttemptCut | AttemptLost) and record.retry_at is None
+            if isinstance(record, StepFailed) or (stopped and steps[pattern(record.path)].on_unknown == "fail"):
                 failed.add(record.path)
             elif isinstance(record, StepResolved):
                 failed = {path for path in failed if path != record.path and not lies_in(path, record.path)}
