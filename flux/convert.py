@@ -1,7 +1,8 @@
 """Typed input: plain data checked against a declared type and built into it (S7.3; api.md, input).
 
-What already is an instance of the declared type passes through. A field nobody knows, a field that lacks, a wrong type: an error
-that names the field, what was expected and what type came, never the value. Nothing is guessed: a str is no int, a bool is no int.
+What already is an instance of the declared type passes through, a container where all its members do. A field nobody knows, a field that
+lacks, a wrong type: an error that names the field, what was expected and what type came, never the value. Nothing is guessed: a str is
+no int, a bool is no int.
 
     bool, int, str, bytes       an instance; an int is also a float
     datetime, date, time        or ISO 8601 text               timedelta   or ISO 8601 text, or seconds
@@ -16,11 +17,12 @@ that names the field, what was expected and what type came, never the value. Not
 from __future__ import annotations
 
 import dataclasses
+import operator
 import re
 import reprlib
 import sys
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from datetime import date, datetime, time, timedelta
 from enum import Enum
@@ -269,8 +271,8 @@ def _union(annotation: Any, members: tuple[Any, ...]) -> Converter:
             except ConversionError as error:
                 errors.append(error)
                 continue
-            if found is value:  # an instance of one member is not built into another
-                return found
+            if found is value and (converter is _anything or type(value) not in _KEPT):
+                return found  # an instance of one member is not built into another; a plain container is data, and fits the first it can
             fitting.append(found)
         if fitting:
             return fitting[0]
@@ -325,20 +327,33 @@ def _secret(_cls: type, args: tuple[Any, ...]) -> Converter:
 
 def _sequence(cls: type, args: tuple[Any, ...]) -> Converter:
     member = _converter(args[0] if args else Any)
-    build = cls if cls in _BUILT else None
-    also = (set, frozenset) if cls in (set, frozenset) else (deque,) if cls is deque else ()
-    takes = cast("tuple[type[Any], ...]", (list, tuple, *also))
+    others = (one for one in (set, frozenset, deque) if issubclass(one, cls) or {one, cls} == {set, frozenset})
+    takes = cast("tuple[type[Any], ...]", (list, tuple, *others))
 
     def sequence(value: Any, path: str) -> Any:
         if not isinstance(value, takes):
             raise _wrong(path, cls.__name__, value)
         items = [member(item, f"{path}[{index}]") for index, item in enumerate(cast("Iterable[Any]", value))]
+        if _is_kept(value, cls) and all(map(operator.is_, items, cast("Iterable[Any]", value))):
+            return value
         try:
-            return (build or (tuple if isinstance(value, tuple) else list))(items)
+            return _rebuilt(cls, value, items)
         except TypeError:
             raise _wrong(path, f"{cls.__name__} of hashable members", value) from None
 
     return sequence
+
+
+def _is_kept(value: object, cls: type) -> bool:
+    """Whether a container passes through where nothing in it is converted: an instance of what is declared, and storable as it is."""
+    return isinstance(value, cls) and type(value) in _KEPT
+
+
+def _rebuilt(cls: type, value: object, items: list[Any]) -> Any:
+    build: Any = cls
+    if cls not in _BUILT:
+        build = type(value) if _is_kept(value, cls) else tuple if isinstance(value, tuple) and issubclass(tuple, cls) else list
+    return deque(items, value.maxlen) if build is deque and isinstance(value, deque) else build(items)
 
 
 def _tuple(cls: type, args: tuple[Any, ...]) -> Converter:
@@ -351,7 +366,8 @@ def _fixed(members: list[Converter]) -> Converter:
     def fixed(value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple) or len(value) != len(members):
             raise _wrong(path, f"tuple of {len(members)}", value)
-        return tuple(member(item, f"{path}[{i}]") for i, (member, item) in enumerate(zip(members, value, strict=True)))
+        items = tuple(member(item, f"{path}[{i}]") for i, (member, item) in enumerate(zip(members, value, strict=True)))
+        return value if _is_kept(value, tuple) and all(map(operator.is_, items, value)) else items
 
     return fixed
 
@@ -363,11 +379,14 @@ def _mapping(cls: type, args: tuple[Any, ...]) -> Converter:
     def mapping(value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(path, cls.__name__, value)
-        found = {}
+        found: dict[Any, Any] = {}
+        same = _is_kept(value, cls)
         for key, item in value.items():
             place = f"{path}[{_short.repr(key)}]"
-            found[key_of(key, f"{place} (the key)")] = value_of(item, place)
-        return build(found)
+            name = key_of(key, f"{place} (the key)")
+            found[name] = made = value_of(item, place)
+            same = same and name is key and made is item
+        return value if same else build(found)
 
     return mapping
 
@@ -418,6 +437,8 @@ def _record(annotation: Any, cls: type) -> Converter:
         if not isinstance(value, Mapping):
             raise _wrong(path, f"{cls.__name__} (a mapping of its fields)", value)
         found = _read_fields(cls, fields, value, path)
+        if build is dict and type(value) is dict and all(map(operator.is_, found.values(), value.values())):
+            return value
         try:
             return build(**found)
         except ConversionError:
@@ -512,6 +533,7 @@ _SIMPLE: dict[type, Converter] = {
 }
 
 _BUILT = frozenset({list, set, frozenset, tuple, deque, dict, OrderedDict})
+_KEPT = frozenset({*_BUILT, defaultdict, Counter})
 
 _CONTAINERS: dict[type, Callable[[type, tuple[Any, ...]], Converter]] = {
     **dict.fromkeys((list, set, frozenset, deque, Sequence, MutableSequence, Collection, Iterable), _sequence),

@@ -9,8 +9,8 @@ import enum
 import json
 import sys
 import typing
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -200,6 +200,8 @@ UID = UUID("12345678123456781234567812345678")
         (Model, {"when": "2026-01-02", "lines": [{"sku": "a"}]}, Model(when=date(2026, 1, 2), lines=[Inner(sku="a")])),
         (Struct, {"n": 1, "lines": [{"sku": "a"}]}, Struct(1, [Line(Sku("a"))])),
         (Line | Point, {"x": 1}, Point(1)),
+        (Line | dict[str, Any], {"sku": "a"}, Line(Sku("a"))),
+        (list[Line] | list[Any], [{"sku": "a"}], [Line(Sku("a"))]),
     ],
 )  # fmt: skip
 def test_data_that_fits_is_built(declared: Any, value: Any, expected: Any) -> None:
@@ -215,6 +217,44 @@ def test_instances_pass_through() -> None:
     order = Order("1", [Line(Sku("a"))], NOW)
     for value, declared in ((order, Order), (Point(1), Point), (Model(when=date(2026, 1, 1)), Model), (Struct(1), Struct)):
         assert convert(value, declared) is value
+
+
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [
+        (list[int], [1, 2]),
+        (tuple[str, int], ("a", 1)),
+        (Base, {"a": 1, "b": date(2026, 1, 1)}),
+        (deque[int], deque([1], maxlen=2)),
+        (Sequence[int], deque([1], maxlen=2)),
+        (Collection[int], {1, 2}),
+        (Iterable[int], frozenset({1, 2})),
+        (Mapping[str, int], OrderedDict(a=1)),
+        (dict[str, int], defaultdict(int, a=1)),
+    ],
+)
+def test_containers_of_what_is_declared_pass_through(declared: Any, value: Any) -> None:
+    """api.md (input): a container of what is declared is not built into one of another type, and loses nothing."""
+    check_convertible(declared)
+    assert convert(value, declared) is value
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "expected"),
+    [
+        (deque[float], deque([1], maxlen=2), deque([1.0], maxlen=2)),
+        (Sequence[float], deque([1], maxlen=2), deque([1.0], maxlen=2)),
+        (Collection[date], {"2026-01-01"}, {date(2026, 1, 1)}),
+        (MutableSequence[int], (1, 2), [1, 2]),
+        (Sequence[Any], Point(1, date(2026, 1, 2)), (1, date(2026, 1, 2))),
+        (frozenset[int], {1}, frozenset({1})),
+    ],
+)
+def test_containers_keep_their_type_when_their_members_are_converted(declared: Any, value: Any, expected: Any) -> None:
+    """api.md (input): what is built is of the declared type, and of the type that came where that is one."""
+    found = convert(value, declared)
+    assert found == expected and type(found) is type(expected)
+    assert getattr(found, "maxlen", None) == getattr(expected, "maxlen", None)
 
 
 def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
