@@ -383,12 +383,21 @@ def _mapping(cls: type, args: tuple[Any, ...]) -> Converter:
         same = _is_kept(value, cls)
         for key, item in value.items():
             place = f"{path}[{_short.repr(key)}]"
-            name = key_of(key, f"{place} (the key)")
+            name = _new_key(found, key_of(key, f"{place} (the key)"), place)
             found[name] = made = value_of(item, place)
             same = same and name is key and made is item
         return value if same else build(found)
 
     return mapping
+
+
+def _new_key(found: dict[Any, Any], key: Any, place: str) -> Any:
+    try:
+        if key not in found:
+            return key
+    except TypeError:
+        raise ConversionError("expected a hashable key", f"{place} (the key)") from None
+    raise ConversionError("two keys become one when they are converted, and a value would be lost", place)
 
 
 # --- records

@@ -293,6 +293,9 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
         (typing.Tuple[()], [1], "", "expected tuple of 0"),  # noqa: UP006
         (dict[str, int], {"a": "x"}, "['a']", "expected int"),
         (dict[int, int], {"a": 1}, "['a'] (the key)", "expected int"),
+        (dict[date, int], {"2026-01-02": 1, date(2026, 1, 2): 2}, "[datetime.date(2026, 1, 2)]", "two keys become one"),
+        (dict[Colour, int], {"RED": 1, "r": 2}, "['r']", "two keys become one"),
+        (dict[list[int], int], {(1, 2): 1}, "[(1, 2)] (the key)", "expected a hashable key"),
         (Order, {"id": "1", "lines": [{"sku": "a"}, {"sku": 5}], "placed": NOW}, "lines[1].sku", "expected str, got int"),
         (Order, {"id": "1", "lines": [{"sku": "a", "skuu": 5}]}, "lines[0].skuu", "unknown field; the fields of Line are sku, count"),
         (Order, {"id": "1", "lines": []}, "placed", "missing: Order needs this field"),
