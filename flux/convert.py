@@ -56,6 +56,10 @@ class ConversionError(ValueError):
         self.path = path
 
 
+class _Mismatch(ConversionError):
+    """Data of another type than the declared one: says these two and nothing else, so it can be shown also of what is secret."""
+
+
 class _Known(threading.local):
     """What the unions of one conversion have made of which data.
 
@@ -159,7 +163,7 @@ def _is_record(cls: type) -> bool:
 def _wrong(path: str, expected: str, value: Any) -> ConversionError:
     """Says what was expected and what type came. Never the value: such messages end in logs (S16)."""
     came = "None" if value is None else type(value).__name__
-    return ConversionError(f"expected {expected}, got {came}", path)
+    return _Mismatch(f"expected {expected}, got {came}", path)
 
 
 def _anything(value: Any, _path: str) -> Any:
@@ -276,10 +280,12 @@ def _union(annotation: Any, members: tuple[Any, ...]) -> Converter:
             fitting.append(found)
         if fitting:
             return fitting[0]
-        inside = [error for error in errors if error.path != path]
+        inside = [error for error in errors if error.path != path or not isinstance(error, _Mismatch)]
         if inside and len(real) == 1:
             raise inside[0]
         reasons = "".join(f"; {error}" for error in inside)
+        if not reasons:
+            raise _wrong(path, show(annotation), value)
         raise ConversionError(f"{_wrong('', show(annotation), value)}{reasons if len(reasons) < 400 else reasons[:397] + '...'}", path)
 
     return _once(convert_union)
@@ -317,9 +323,10 @@ def _secret(_cls: type, args: tuple[Any, ...]) -> Converter:
         try:
             found = member(inside, path)
         except ConversionError as error:
-            if error.path == path:
+            if error.path == path and isinstance(error, _Mismatch):
                 raise
-            raise ConversionError("does not fit what is declared inside the Secret", path) from None  # its keys are secret too
+            # Its keys are secret too, and whatever a class of the user's says of the value.
+            raise ConversionError("does not fit what is declared inside the Secret", path) from None
         return value if isinstance(value, Secret) and found is inside else Secret(found)
 
     return secret

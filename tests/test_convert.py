@@ -41,6 +41,7 @@ from typing_extensions import TypeAliasType
 from flux.codec import JsonCodec
 from flux.convert import ConversionError, check_convertible, convert, declared_types, returned_types
 from flux.errors import InvalidWorkflow
+from flux.secret import Secret
 
 T = TypeVar("T")
 Number = TypeVar("Number", int, Decimal)
@@ -302,6 +303,9 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
         (Order, {"id": "1", "lines": [], "placed": NOW}, "", "Order refuses it: ValueError: no lines"),
         (Order, [1], "", "expected Order (a mapping of its fields), got list"),
         (Optional[Line], {"sku": 5}, "sku", "expected str, got int"),  # noqa: UP045
+        (Order | None, {"id": "1", "lines": [], "placed": NOW}, "", "Order refuses it: ValueError: no lines"),
+        (Secret[int] | None, "x", "", "Secret[int] | None, got str"),
+        (Secret[int], "x", "", "expected int, got str"),
         (Line | Point, {"z": 5}, "", "expected Line | Point"),
         (Partial, {"a": 1}, "d", "missing"),
         (Partial, {"a": 1, "d": "x", "c": {}}, "c.sku", "missing"),

@@ -8,8 +8,10 @@ import logging
 import pickle
 import traceback
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
+import pydantic
 import pytest
 
 from flux import FluxEngine, InvalidInput, InvalidPayload, NotStorable, Secret, create_workflow
@@ -52,6 +54,22 @@ def test_it_is_a_value() -> None:
         assert again == Secret([1])
 
 
+@dataclass
+class Checked:
+    number: str
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"{self.number} is no number of a card")
+
+
+class Model(pydantic.BaseModel):
+    number: str
+
+    @pydantic.model_validator(mode="after")
+    def check(self) -> Model:
+        raise ValueError(f"{self.number} is no number of a card")
+
+
 @pytest.mark.parametrize("inside", [CANARY, None, 5, {"a": [1, (2,)]}, Secret("x"), b"\0", {"~secret": 1}])
 def test_the_codec_knows_it(inside: Any) -> None:
     """D21: stored as its value with a tag; it comes back as a Secret, without being declared."""
@@ -88,6 +106,25 @@ def test_it_can_be_declared() -> None:
         with pytest.raises(ConversionError) as caught:
             convert(data, Card)
         assert CANARY not in str(caught.value) and "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "data"),
+    [
+        (Secret[Checked], {"number": CANARY}),
+        (Secret[Model], {"number": CANARY}),
+        (Secret[Checked | None], {"number": CANARY}),
+        (Secret[dict[str, int] | dict[str, bool]], {CANARY: "x"}),
+        (Secret[dict[date, int]], {CANARY: 1}),
+    ],
+)
+def test_what_a_class_says_of_what_is_inside_is_not_shown(declared: Any, data: Any) -> None:
+    """S16: nor what the members of a union say of its keys; a Secret that is refused says that it does not fit."""
+    check_convertible(declared)
+    for value in (data, Secret(data)):
+        with pytest.raises(ConversionError, match="inside the Secret") as caught:
+            convert(value, declared)
+        assert CANARY not in "".join(traceback.format_exception(caught.value)) and caught.value.path == ""
 
 
 async def test_on_its_way_through_a_run(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
