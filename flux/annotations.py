@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from types import GenericAlias, UnionType
-from typing import Annotated, Any, ForwardRef, Literal, NewType, NotRequired, Required, TypeVar, Union, cast, get_args, get_origin
+from typing import Annotated, Any, ForwardRef, Generic, Literal, NewType, NotRequired, Required, TypeVar, Union, cast, get_args, get_origin
 
 from typing_extensions import ReadOnly, TypeAliasType, get_type_hints
 
@@ -75,8 +76,30 @@ def field_hints(annotation: Any) -> dict[str, Any]:
         hints: dict[str, Any] = get_type_hints(cls, include_extras=True)
     except Exception as error:  # NameError for a name that only type checkers see, and whatever evaluating text can raise
         raise stop(annotation, f"its annotations cannot be resolved: {error}") from error
+    return _filled_in(annotation, hints) if Generic in cls.__mro__ else hints
+
+
+def _filled_in(annotation: Any, hints: dict[str, Any]) -> dict[str, Any]:
+    """The hints with type variables filled in: of the class's own fields by its arguments, of those it inherits first by its bases'."""
+    cls: Any = class_of(annotation)
+    inherited: dict[str, Any] = {}
+    for base in reversed(vars(cls).get("__orig_bases__", cls.__bases__)):
+        origin = class_of(base)
+        if origin is not None and origin is not Generic:
+            inherited.update(_filled_in(base, hints))
+    own = _own_names(cls)
     given = dict(zip(getattr(cls, "__parameters__", ()), get_args(annotation), strict=False))
-    return {name: _filled(hint, given) for name, hint in hints.items()} if given else hints
+    found = {name: hint for name, hint in hints.items() if name in own or name in inherited}
+    return {name: _filled(hint if name in own else inherited[name], given) for name, hint in found.items()}
+
+
+def _own_names(cls: Any) -> set[str]:
+    names = inspect.get_annotations(cls)
+    if not is_typed_dict(cls):
+        return set(names)
+    bases = [class_of(base) for base in vars(cls).get("__orig_bases__", ())]  # a TypedDict has the annotations of its bases too
+    above = [inspect.get_annotations(base) for base in bases if base is not None]
+    return {name for name, hint in names.items() if not any(other.get(name) is hint for other in above)}
 
 
 def _filled(hint: Any, given: dict[Any, Any]) -> Any:

@@ -100,6 +100,40 @@ class Box(Generic[T]):
     many: list[T]
 
 
+U = TypeVar("U")
+
+
+@dataclasses.dataclass
+class LineBox(Box[Line]):
+    name: str = ""
+
+
+@dataclasses.dataclass
+class Pair(Box[T], Generic[U, T]):
+    other: dict[str, U] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class DatedPair(Pair[date, int]):
+    pass
+
+
+class Reply(TypedDict, Generic[T]):
+    one: T
+
+
+class LineReply(Reply[Line]):
+    page: int
+
+
+class Coordinates(NamedTuple, Generic[T]):
+    x: T
+
+
+class Dates(Coordinates[date]):
+    pass
+
+
 @dataclasses.dataclass
 class WithInitVar:
     a: int
@@ -202,6 +236,11 @@ UID = UUID("12345678123456781234567812345678")
         (Struct, {"n": 1, "lines": [{"sku": "a"}]}, Struct(1, [Line(Sku("a"))])),
         (Line | Point, {"x": 1}, Point(1)),
         (Line | dict[str, Any], {"sku": "a"}, Line(Sku("a"))),
+        (LineBox, {"one": {"sku": "a"}, "many": [{"sku": "b"}]}, LineBox(Line(Sku("a")), [Line(Sku("b"))])),
+        (Pair[date, Line], {"one": {"sku": "a"}, "many": [], "other": {"a": "2026-01-02"}}, Pair(Line(Sku("a")), [], {"a": NOW.date()})),
+        (DatedPair, {"one": 1, "many": [2], "other": {"a": "2026-01-02"}}, DatedPair(1, [2], {"a": date(2026, 1, 2)})),
+        (LineReply, {"one": {"sku": "a"}, "page": 1}, {"one": Line(Sku("a")), "page": 1}),
+        (Dates, ["2026-01-02"], Dates(date(2026, 1, 2))),
         (list[Line] | list[Any], [{"sku": "a"}], [Line(Sku("a"))]),
     ],
 )  # fmt: skip
@@ -306,6 +345,8 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
         (Order | None, {"id": "1", "lines": [], "placed": NOW}, "", "Order refuses it: ValueError: no lines"),
         (Secret[int] | None, "x", "", "Secret[int] | None, got str"),
         (Secret[int], "x", "", "expected int, got str"),
+        (LineBox, {"one": 5, "many": []}, "one", "expected Line"),
+        (DatedPair, {"one": "x", "many": []}, "one", "expected int, got str"),
         (Line | Point, {"z": 5}, "", "expected Line | Point"),
         (Partial, {"a": 1}, "d", "missing"),
         (Partial, {"a": 1, "d": "x", "c": {}}, "c.sku", "missing"),
