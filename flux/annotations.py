@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator
-from types import GenericAlias, UnionType
+from types import GenericAlias, SimpleNamespace, UnionType
 from typing import Annotated, Any, ForwardRef, Generic, Literal, NewType, NotRequired, Required, TypeVar, Union, cast, get_args, get_origin
 
 from typing_extensions import ReadOnly, TypeAliasType, get_type_hints
@@ -111,8 +112,11 @@ def _filled(hint: Any, given: dict[Any, Any]) -> Any:
     return hint[tuple(given.get(one, one) for one in open_ones)]
 
 
-def reachable(annotation: Any, *, into_models: bool) -> Iterator[Any]:
-    """Every annotation within an annotation, itself first, each once; those inside pydantic and msgspec models on request."""
+def reachable(annotation: Any, *, into_models: bool, lenient: bool = False) -> Iterator[Any]:
+    """Every annotation within an annotation, itself first, each once; those inside pydantic and msgspec models on request.
+
+    Raises InvalidWorkflow for fields that cannot be resolved, or passes them over (`lenient`); for too many in any case.
+    """
     todo, seen = [annotation], list[Any]()
     while todo:
         one, _ = unwrap(todo.pop())
@@ -122,7 +126,11 @@ def reachable(annotation: Any, *, into_models: bool) -> Iterator[Any]:
             raise stop(annotation, f"leads to more than {_LIMIT} other types; does a generic type contain ever larger ones of itself?")
         seen.append(one)
         yield one
-        todo.extend(reversed(_parts(one, into_models)))
+        try:
+            todo.extend(reversed(_parts(one, into_models)))
+        except InvalidWorkflow:
+            if not lenient:
+                raise
 
 
 def _in(one: Any, seen: list[Any]) -> bool:
@@ -154,7 +162,7 @@ def declared_types(annotation: Any) -> set[type]:
     """
     found: set[type] = set()
     try:
-        for one in reachable(annotation, into_models=True):
+        for one in reachable(annotation, into_models=True, lenient=True):
             cls = class_of(one)
             if cls is not None and not is_typed_dict(cls) and kind_of(cls) not in (None, "error"):
                 found.add(cls)
@@ -163,10 +171,17 @@ def declared_types(annotation: Any) -> set[type]:
     return found
 
 
-def returned_types(handler: Callable[..., Any]) -> set[type]:
-    """The `declared_types` of what a handler says it returns; none where it says nothing or what cannot be resolved."""
+def returned_types(function: Callable[..., Any]) -> set[type]:
+    """The `declared_types` of what a function says it returns; none where it says nothing or what cannot be resolved."""
+    target: Any = function
+    while isinstance(target, functools.partial):
+        target = target.func
+    if not inspect.isroutine(target):
+        target = type(target).__call__  # an object that can be called
     try:
-        hints = get_type_hints(handler)
+        # What it takes need not be resolvable: that often only a type checker sees.
+        said = {name: hint for name, hint in target.__annotations__.items() if name == "return"}
+        hints = get_type_hints(SimpleNamespace(__annotations__=said), globalns=getattr(inspect.unwrap(target), "__globals__", {}))
     except Exception:  # as in field_hints; a handler need not be annotated at all
         return set()
     return declared_types(hints["return"]) if "return" in hints else set()

@@ -6,6 +6,7 @@ import collections.abc
 import contextlib
 import dataclasses
 import enum
+import functools
 import json
 import sys
 import typing
@@ -435,20 +436,32 @@ def test_declared_types() -> None:
     assert declared_types(Literal[Colour.RED]) == {Colour}
     assert declared_types(Json) == declared_types(int) == declared_types("Order") == declared_types(Callable[..., int]) == set()
     assert declared_types(Unresolved) == {Unresolved}
+    assert declared_types(tuple[Unresolved, Model]) == {Unresolved, Model, Inner, Colour}
     assert JsonCodec(declared_types(dict[str, Model]))
 
 
 def test_returned_types() -> None:
-    """D21: what a handler says it returns, also where annotations are text."""
+    """D21: what a handler of whatever kind says it returns, also where annotations are text, or what it takes cannot be resolved."""
 
     async def handler(ctx: Any) -> list[Model]: ...
 
     def silent(ctx: Any): ...  # type: ignore[no-untyped-def]
 
-    def lost(ctx: Nowhere) -> Order: ...  # type: ignore[name-defined]  # noqa: F821
+    def partly(ctx: Nowhere) -> Model: ...  # type: ignore[name-defined]  # noqa: F821
 
-    assert returned_types(handler) == {Model, Inner, Colour}
-    assert returned_types(silent) == returned_types(lost) == returned_types(print) == set()
+    def lost(ctx: Any) -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821
+
+    class Called:
+        async def __call__(self, ctx: Any) -> list[Model]: ...
+
+        def method(self, ctx: Any) -> list[Model]: ...
+
+    @functools.wraps(handler)
+    def wrapper(*args: Any) -> Any: ...
+
+    for one in (handler, partly, functools.partial(functools.partial(handler)), Called(), Called().method, wrapper):
+        assert returned_types(one) == {Model, Inner, Colour}
+    assert returned_types(silent) == returned_types(lost) == returned_types(print) == returned_types(functools.partial(print)) == set()
 
 
 @given(

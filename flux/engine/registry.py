@@ -197,7 +197,7 @@ def _steps(body: Body) -> list[Step]:
 
 
 def _declared(definition: Definition) -> set[type]:
-    """Types that this workflow says may be stored (D21): of its input, its data, its payloads and its handlers' results."""
+    """Types that this workflow says may be stored (D21): of its input, its data, its payloads and what its handlers return."""
     steps = _steps(definition.body)
     found: set[type] = set()
     for annotation in (definition.input_type, definition.data_type, *[step.type for step in steps]):
@@ -205,8 +205,9 @@ def _declared(definition: Definition) -> set[type]:
             check_convertible(annotation)
             found |= declared_types(annotation)
     for step in steps:
-        if step.handler is not None:
-            found |= returned_types(step.handler)
+        for function in (step.handler, step.compensate, step.probe, step.items, step.child_input):
+            if function is not None:
+                found |= returned_types(function)
         if step.child is not None:  # its data is the step's result
             found |= _declared(step.child)
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+import pydantic
 import pytest
 
 from flux import FluxEngine, NotStorable, Retry, StepError, create_workflow
@@ -134,6 +136,47 @@ async def test_typed_results(cluster: Cluster) -> None:
     other = await cluster.open()
     await other.signal(flow, run_id, "go")
     assert seen == [Receipt("r", Decimal("1.10"), Colour.RED)] and type(seen[0]) is Receipt
+
+
+class Parcel(pydantic.BaseModel):
+    weight: int
+
+
+class Packer:
+    async def __call__(self, ctx: Any) -> Parcel:
+        return Parcel(weight=1)
+
+
+async def weigh(ctx: Nowhere, weight: int) -> Parcel:  # type: ignore[name-defined]  # noqa: F821
+    return Parcel(weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("flow", "result"),
+    [
+        (create_workflow("parcels").step("one", Packer()), Parcel(weight=1)),
+        (create_workflow("parcels").step("one", functools.partial(weigh, weight=2)), Parcel(weight=2)),
+    ],
+    ids=["an object", "a partial"],
+)
+async def test_models_that_a_handler_says_it_returns(cluster: Cluster, flow: Any, result: Any) -> None:
+    """D21: a model in a handler's return annotation is declared by that, whatever kind of function it is."""
+    engine, other = await cluster.open(), await cluster.open(workflows=[flow])
+    run = await engine.execute(flow)
+    assert run.unwrap() == {} and run.results["one"] == (await other.get(run.id)).results["one"] == result
+
+
+async def test_models_among_items(engine: FluxEngine) -> None:
+    """D21: also what the function for the items of a `for_each` says it returns."""
+
+    def parcels(ctx: Any) -> list[Parcel]:
+        return [Parcel(weight=3)]
+
+    async def look(ctx: Any) -> int:
+        return int(ctx.item.weight)
+
+    run = await engine.execute(create_workflow("parcels").for_each("each", parcels, look))
+    assert run.unwrap() == {} and run.results["each"] == [3]
 
 
 async def test_errors_are_themselves(cluster: Cluster) -> None:
