@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from ..check import check_definition
+from ..check import check_definition, owner_of
 from ..codec import Codec, digest
 from ..context import Source
 from ..convert import ConversionError, check_convertible, convert, declared_types, returned_types
 from ..core.plan import UNDO, Defaults, Plan
 from ..core.workflow import MISSING, Body, Definition, Step, child_workflows, declared_signals, shape
-from ..errors import InvalidInput, InvalidPayload, InvalidWorkflow, UnknownWorkflow
+from ..errors import InvalidInput, InvalidPayload, InvalidWorkflow, NotStorable, UnknownWorkflow
 from ..failures import rebuild
 from ..journal import VOCABULARY
 from ..queue import Queue
@@ -30,7 +30,7 @@ class Bound:
         self.codec = codec
         for kind in _declared(definition):
             codec.declare(kind)
-        body = _with_default_texts(definition.body, codec)
+        body = _with_default_texts(definition.body, codec, owner_of(definition))
         self.plan = Plan(replace(definition, body=body), defaults, digest(shape(body))[:16])
         self.fingerprint = f"{digest(_needs(definition))[:16]}.{VOCABULARY}"  # of what this code can read and go on with (D28)
         self.has_pivot = any(step.pivot for step in body.steps)
@@ -200,9 +200,13 @@ def _declared(definition: Definition) -> set[type]:
     """Types that this workflow says may be stored (D21): of its input, its data, its payloads and what its handlers return."""
     steps = _steps(definition.body)
     found: set[type] = set()
-    for annotation in (definition.input_type, definition.data_type, *[step.type for step in steps]):
+    types = [("the input", definition.input_type), ("the data", definition.data_type)]
+    for what, annotation in (*types, *[(f"step {step.name!r}", step.type) for step in steps]):
         if annotation is not None:
-            check_convertible(annotation)
+            try:
+                check_convertible(annotation)
+            except InvalidWorkflow as error:
+                raise InvalidWorkflow(f"{owner_of(definition)}, {what}: {error}") from error
             found |= declared_types(annotation)
     for step in steps:
         for function in (step.handler, step.compensate, step.probe, step.items, step.child_input):
@@ -217,15 +221,24 @@ def _payload_types(body: Body) -> dict[str, Any]:
     return {step.signal or step.name: step.type for step in _steps(body) if step.type is not None}
 
 
-def _with_default_texts(body: Body, codec: Codec) -> Body:
+def _with_default_texts(body: Body, codec: Codec, owner: str) -> Body:
     steps = [
         replace(
             step,
-            default_text=None if step.default is MISSING else codec.encode(step.default, f"default of {step.name!r}"),
-            on_timeout=None if step.on_timeout is None else _with_default_texts(step.on_timeout, codec),
-            branches=tuple([(name, _with_default_texts(inner, codec)) for name, inner in step.branches]),
-            body=None if step.body is None else _with_default_texts(step.body, codec),
+            default_text=_default_text(step, codec, owner),
+            on_timeout=None if step.on_timeout is None else _with_default_texts(step.on_timeout, codec, owner),
+            branches=tuple([(name, _with_default_texts(inner, codec, owner)) for name, inner in step.branches]),
+            body=None if step.body is None else _with_default_texts(step.body, codec, owner),
         )
         for step in body.steps
     ]
     return replace(body, steps=tuple(steps))
+
+
+def _default_text(step: Step, codec: Codec, owner: str) -> str | None:
+    if step.default is MISSING:
+        return None
+    try:
+        return codec.encode(step.default, f"{owner}, step {step.name!r}: default")
+    except NotStorable as error:
+        raise InvalidWorkflow(str(error)) from error

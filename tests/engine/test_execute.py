@@ -26,6 +26,7 @@ from flux import (
     RunNotFound,
     RunStatus,
     StepStatus,
+    branch,
     create_workflow,
 )
 from flux_storage import MemoryStorage
@@ -183,6 +184,28 @@ async def test_a_failed_run_does_not_raise(engine: FluxEngine) -> None:
     with pytest.raises(flux.RunFailed, match="no") as caught:
         result.unwrap()
     assert isinstance(caught.value.__cause__, ValueError)
+
+
+class Unbuildable:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("flow", "words"),
+    [
+        (create_workflow("bad").input(Unbuildable).step("go", nothing), "workflow 'bad', the input: type Unbuildable"),
+        (create_workflow("bad").wait("go", type=list[Unbuildable]), "workflow 'bad', step 'go': type Unbuildable"),
+        (create_workflow("bad").wait("go", timeout=1, default=object()), "workflow 'bad', step 'go': default: a value of type object"),
+        (
+            create_workflow("good").parallel("both", a=nothing, b=branch().wait("go", timeout=1, default=float("nan"))),
+            "workflow 'good', step 'go': default: NaN",
+        ),
+    ],
+)
+def test_what_cannot_be_registered_is_named(flow: Any, words: str) -> None:
+    """S1.4: types and defaults are looked at when it is registered; the error names the workflow and the step, among many."""
+    with pytest.raises(InvalidWorkflow, match=words):
+        FluxEngine(workflows=[create_workflow("other").step("go", nothing), flow])
 
 
 async def test_execute_of_something_that_cannot_run(engine: FluxEngine) -> None:
