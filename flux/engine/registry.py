@@ -87,7 +87,9 @@ class Bound:
         kind = self.definition.data_type
         if kind is None:
             return {}
-        return {field.name: self.codec.encode(getattr(kind(), field.name), f"data.{field.name}") for field in fields(kind)}
+        first = kind()
+        where = f"workflow {self.definition.name!r}: the data it begins with"
+        return {field.name: self.codec.encode(getattr(first, field.name), f"{where}, field {field.name!r}") for field in fields(kind)}
 
     def write_payload(self, signal: str, value: Any) -> str:
         """The encoded payload of a signal, checked at the sender and made the declared type (S7.3). Raises InvalidPayload, NotStorable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import logging
 import pickle
@@ -244,6 +245,22 @@ async def test_typed_data(engine: FluxEngine) -> None:
     result = await engine.execute(flow)
     assert result.error is None and seen == [5, 5]
     assert result.data == {"items": ["x"], "total": 6, "note": None}
+
+
+async def test_typed_data_begins_as_one_object(engine: FluxEngine) -> None:
+    """api.md: the defaults that a run begins with are those of one object: fields that belong together do."""
+    numbers = itertools.count(1)
+
+    @dataclass
+    class Order:
+        number: int = field(default_factory=lambda: next(numbers))
+        label: str = ""
+
+        def __post_init__(self) -> None:
+            self.label = self.label or f"order {self.number}"
+
+    result = await engine.execute(create_workflow("order").data(Order).step("go", nothing))
+    assert result.data == {"number": 1, "label": "order 1"}
 
 
 async def test_results_by_name(engine: FluxEngine) -> None:
