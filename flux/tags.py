@@ -234,15 +234,21 @@ def _unpack_pydantic(classes: Classes, payload: Any) -> Any:
 
 
 def _pack_struct(on: Pass, value: Any, depth: int) -> Any:
-    unset = sys.modules["msgspec"].UNSET
-    state = {name: getattr(value, name) for name in type(value).__struct_fields__}
-    state = {name: item for name, item in state.items() if item is not unset}
-    return {"~struct": [on.classes.name_of(type(value)), on.state(value, state, depth)]}
+    cls, msgspec = type(value), sys.modules["msgspec"]
+    if without_cached(cls, getattr(value, "__dict__", {})):
+        raise Refused("a Struct with attributes besides its fields cannot be stored")
+    state = {name: getattr(value, name) for name in cls.__struct_fields__}
+    unset = [name for name, item in state.items() if item is msgspec.UNSET]
+    packed = [on.classes.name_of(cls), on.state(value, {name: state[name] for name in state if name not in unset}, depth)]
+    by_default = {field.name for field in msgspec.structs.fields(cls) if field.default is msgspec.UNSET} if unset else set()
+    said = [name for name in unset if name not in by_default]
+    return {"~struct": [*packed, said] if said else packed}
 
 
 def _unpack_struct(classes: Classes, payload: Any) -> Any:
     cls: Any = _of_kind(classes, payload[0], "struct")
-    state = {name: item for name, item in payload[1].items() if name in cls.__struct_fields__}
+    unset = dict.fromkeys(payload[2] if len(payload) > 2 else (), sys.modules["msgspec"].UNSET)
+    state = {name: item for name, item in {**payload[1], **unset}.items() if name in cls.__struct_fields__}
     value = cls(**state)
     for name, item in state.items():  # what `__post_init__` made of them was stored already
         sys.modules["msgspec"].structs.force_setattr(value, name, item)

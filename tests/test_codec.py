@@ -392,6 +392,34 @@ def test_models_that_need_their_constructor_must_be_declared() -> None:
     assert (found._private, found.model_fields_set, found.inner.model_extra) == (7, {"when", "inner", "other"}, {})
 
 
+class Patch(msgspec.Struct, dict=True):
+    must: int | msgspec.UnsetType
+    may: int | msgspec.UnsetType = 5
+    plain: int | msgspec.UnsetType = msgspec.UNSET
+
+    @cached_property
+    def computed(self) -> object:
+        return object()
+
+
+def test_a_struct_keeps_what_is_unset() -> None:
+    """D21: a field that is UNSET comes back so, whatever its default; what is UNSET by default is not written."""
+    codec = JsonCodec([Patch])
+    for value in (Patch(1), Patch(1, msgspec.UNSET, 2), Patch(msgspec.UNSET, msgspec.UNSET, msgspec.UNSET)):
+        assert value.computed is not None
+        assert codec.decode(codec.encode(value)) == value
+    assert codec.encode(Patch(1)) == here('{"~struct":["HERE:Patch",{"must":1,"may":5}]}')
+    assert codec.decode(here('{"~struct":["HERE:Patch",{"must":1},["may","gone"]]}')) == Patch(1, msgspec.UNSET)
+
+
+def test_a_struct_with_more_than_its_fields_is_refused() -> None:
+    """S15.1: no attribute is lost in silence."""
+    value = Patch(1)
+    vars(value)["note"] = "x"
+    with pytest.raises(NotStorable, match="attributes besides its fields"):
+        JsonCodec([Patch]).encode(value)
+
+
 def test_declaring_what_cannot_be_stored_is_refused() -> None:
     """S1.4: the mistake is found at the declaration."""
     with pytest.raises(InvalidArgument, match="dataclass"):
