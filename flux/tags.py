@@ -156,6 +156,8 @@ def _pack_enum(on: Pass, value: Enum, _depth: int) -> Any:
     name = on.classes.name_of(cls)
     if cls.__members__.get(value._name_) is value:
         return {"~enum": [name, value._name_]}
+    if not isinstance(value, Flag):
+        raise Refused(f"a {class_name(cls)} that is none of its members cannot be stored: another process does not know it")
     return {"~enum": [name, None, value._value_]}  # a combination of flags
 
 

@@ -475,6 +475,16 @@ def test_size_is_limited() -> None:
         JsonCodec().encode("x" * 10_000_000)
 
 
+class Open(enum.Enum):
+    A = "a"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Open:
+        made = object.__new__(cls)
+        made._name_, made._value_ = f"open {value}", value
+        return made
+
+
 @dataclasses.dataclass
 class Priced:
     price: float
@@ -499,6 +509,7 @@ class Priced:
         (datetime(2026, 1, 1, tzinfo=type("Z", (timezone.__base__,), {})()), "", "use zoneinfo.ZoneInfo"),  # type: ignore[misc]
         ({("k",): float("nan")}, "", "value[a key of type tuple]: NaN"),
         ({"~": float("nan")}, "", "value['~']: NaN"),
+        ({"c": Open("x")}, "", "Open that is none of its members"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_stored_is_refused_by_name(value: Any, where: str, message: str) -> None:
