@@ -223,13 +223,15 @@ def _unpack_pydantic(classes: Classes, payload: Any) -> Any:
             if field.is_required():
                 raise Undecodable(f"the stored {payload[0]} has no field {name!r}, which has no default")
             state[name] = field.get_default(call_default_factory=True)
+    hidden = {name: attribute.get_default() for name, attribute in cls.__private_attributes__.items() if name not in (private or {})}
+    hidden = {name: item for name, item in hidden.items() if item is not sys.modules["pydantic_core"].PydanticUndefined}
     sys.modules["pydantic.main"].BaseModel.__setstate__(
         model,
         {
             "__dict__": state,
             "__pydantic_extra__": {name: held[name] for name in extra} if cls.model_config.get("extra") == "allow" else None,
             "__pydantic_fields_set__": set(given),
-            "__pydantic_private__": private,
+            "__pydantic_private__": {**hidden, **(private or {})} if cls.__private_attributes__ else None,
         },
     )
     return model

@@ -322,6 +322,9 @@ def test_a_class_that_has_grown() -> None:
         codec.decode(here('{"~enum":["HERE:Colour","GREEN"]}'))
     with pytest.raises(Undecodable, match="no field 'x'"):
         codec.decode(here('{"~named":["HERE:Point",{"y":1}]}'))
+    for private in ("null", "{}", '{"_private":6}'):
+        model = JsonCodec([Model]).decode(here(f'{{"~pydantic":["HERE:Model",{{"when":{{"~date":"2026-01-01"}}}},[],["when"],{private}]}}'))
+        assert (model.inner, model._private) == (None, 6 if "6" in private else 5)
 
 
 def test_decoding_never_imports_and_never_looks_into_lazy_modules(monkeypatch: pytest.MonkeyPatch) -> None:
