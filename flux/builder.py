@@ -70,9 +70,14 @@ class Workflow(Definition, StepMethods, Generic[InputT, DataT]):
         steps come after the old ones. What a dropped step did stands, and is compensated if need be. Keep `old` in the code
         while such runs live, but do not register it: a registered version runs its own. Raises InvalidWorkflow.
         """
-        if isinstance(drop, str):
+        if rename is not None and not isinstance(rename, Mapping):
+            raise InvalidWorkflow(f"{self._owner()}: rename must be a mapping of old paths to new ones, got {shown(rename)}")
+        if isinstance(drop, str) or not isinstance(drop, Iterable):
             raise InvalidWorkflow(f"{self._owner()}: drop must be a list of paths, got {shown(drop)}")
-        migration = Migration(old, tuple((rename or {}).items()), frozenset(drop))
+        gone = tuple(drop)
+        if not all(isinstance(path, str) for path in gone):
+            raise InvalidWorkflow(f"{self._owner()}: drop must be a list of paths, got {shown(gone)}")
+        migration = Migration(old, tuple((rename or {}).items()), frozenset(gone))
         check_migration(self, migration, self._owner())
         return self._set(migrations=(*self.migrations, migration))
 

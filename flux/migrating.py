@@ -44,6 +44,8 @@ def _check_names(migration: Migration, old: Definition, where: str) -> None:
     known = _paths(old.body)
     names = dict(migration.rename)
     for path, name in migration.rename:
+        if not isinstance(path, str) or not isinstance(name, str):
+            raise InvalidWorkflow(f"{where}: rename maps paths to paths, got {shown(path)} and {shown(name)}")
         check_name(name.rpartition("/")[2], f"{where}: the new name of {path!r}")
         above = path.rpartition("/")[0]
         if name.rpartition("/")[0] not in (above, renamed(above, names)):

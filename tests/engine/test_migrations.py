@@ -495,3 +495,9 @@ def test_what_is_no_workflow() -> None:
         plain(version="2").migrates_from("m")  # type: ignore[arg-type]
     with pytest.raises(InvalidWorkflow, match="drop must be a list"):
         plain(version="2", steps="a").migrates_from(plain(), drop="bc")
+    for options, words in (
+        ({"drop": 5}, "drop must be a list"), ({"drop": [["b"]]}, "drop must be a list"), ({"rename": [("b", "c")]}, "must be a mapping"),
+        ({"rename": {"b": 5}}, "rename maps paths to paths"), ({"rename": {5: "b"}}, "rename maps paths to paths"),
+    ):  # fmt: skip
+        with pytest.raises(InvalidWorkflow, match=words):
+            plain(version="2").migrates_from(plain(), **options)  # type: ignore[arg-type]
