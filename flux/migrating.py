@@ -75,6 +75,8 @@ def _check_body(old: Body, new: Body, migration: Migration, at: tuple[str, str],
     where the two bodies stand.
     """
     names = dict(migration.rename)
+    before, needed = _ended_before(old), _ended_before(new)
+    became: dict[str, str] = {}
     kept = 0
     for step in old.steps:
         path = step_path(old, at[0], step)
@@ -90,11 +92,25 @@ def _check_body(old: Body, new: Body, migration: Migration, at: tuple[str, str],
                 f"{where}: {state}: the new version has {new_path!r} in its place; rename or drop the old step, "
                 "and let new steps come after all old ones"
             )
+        became[step.name] = there.name
+        early = needed[there.name] - {became[name] for name in before[step.name] if name in became}
+        if early:
+            raise InvalidWorkflow(f"{where}: {state}: it could begin before {min(early)!r} there, which it comes after now")
         _check_step(step, there, f"{where}: {state}")
         for name, inner in step.bodies.items():
             both = body_path(step, path, name), body_path(there, new_path, name)
             _check_body(inner, there.bodies[name], migration, both, where)
         kept += 1
+
+
+def _ended_before(body: Body) -> dict[str, set[str]]:
+    """For each step, by name, those beside it that have ended when it begins."""
+    graph = any(step.after is not None for step in body.steps)
+    found: dict[str, set[str]] = {}
+    for step in body.steps:
+        names = (step.after or ()) if graph else tuple(found)
+        found[step.name] = set(names).union(*(found[name] for name in names))
+    return found
 
 
 def _signal(wait: Step) -> str:

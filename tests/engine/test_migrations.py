@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux import FluxEngine, InvalidWorkflow, Retry, Workflow, create_workflow
+from flux import FluxEngine, InvalidWorkflow, Retry, Workflow, branch, create_workflow
 from flux.core.records import RunMigrated
 from flux.storage import StoredRun
 
@@ -451,6 +451,31 @@ def plain(name: str = "m", version: str = "1", steps: str = "a b c") -> Workflow
     return flow
 
 
+def steps(flow: Any, **after: tuple[str, ...]) -> Any:
+    for name, names in after.items():
+        flow = flow.step(name, Effects().step(name), after=names)
+    return flow
+
+
+def graph(version: str = "1", **after: tuple[str, ...]) -> Workflow[Any, Any]:
+    flow: Workflow[Any, Any] = steps(create_workflow("m", version=version), **after)
+    return flow
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options"),
+    [
+        (plain(), graph("2", a=(), b=("a",), c=("a",), d=("b", "c")), {}),
+        (graph(a=(), b=(), c=("b",), d=("c", "a")), graph("2", x=(), c=(), d=("x", "c"), e=("d",)), {"drop": ["b"], "rename": {"a": "x"}}),
+        (graph(a=(), b=("a",), c=("b",)), graph("2", a=(), c=("a",)), {"drop": ["b"]}),
+        (graph(a=(), b=("a",), c=("b",)), plain(version="2", steps="a b c d"), {}),
+    ],
+)
+def test_graphs_that_ask_for_no_more(old: Any, new: Any, options: Any) -> None:
+    """S13: a step of a graph goes on where what it comes after now had ended before it in the old version too."""
+    assert new.migrates_from(old, **options).migrations
+
+
 @pytest.mark.parametrize(
     ("old", "new", "options", "words"),
     [
@@ -480,6 +505,15 @@ def plain(name: str = "m", version: str = "1", steps: str = "a b c") -> Workflow
         (
             plain(steps="a").wait("w", timeout=5, on_timeout=Effects().step("late")),
             plain(version="2", steps="a").wait("w"), {}, "a run that has reached 'w' does not fit: the new version has no such on_timeout=",
+        ),
+        (
+            graph(a=(), b=(), c=("a", "b")), plain(version="2"), {}, "reached 'b' does not fit: it could begin before 'a' there",
+        ),
+        (graph(a=(), b=(), c=("b",)), graph("2", a=(), b=(), c=("a",)), {}, "reached 'c' does not fit: it could begin before 'a'"),
+        (
+            create_workflow("m").parallel("p", x=steps(branch(), a=(), b=())), create_workflow("m", version="2").parallel(
+                "p", x=branch().step("a", Effects().step("a")).step("b", Effects().step("b"))
+            ), {}, "a run that has reached 'p/x/b' does not fit: it could begin before 'a'",
         ),
     ],
 )  # fmt: skip
