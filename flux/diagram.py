@@ -12,7 +12,7 @@ from .core.patterns import body_path, numbers, pattern, step_path
 from .core.plan import UNDO
 from .core.retry import Retry
 from .core.status import StepStatus
-from .core.workflow import MISSING, Body, Definition, Kind, Step
+from .core.workflow import MISSING, Body, Definition, Kind, Step, is_graph
 from .durations import duration_text, instant_text, to_microseconds
 from .errors import InvalidArgument
 from .labels import function_name, type_name
@@ -22,7 +22,8 @@ from .queue import Queue
 
 
 def describe(definition: Definition) -> dict[str, Any]:
-    """Name, version, rules and steps as JSON-ready data. Durations are seconds; what the engine decides is `"default"`."""
+    """Name, version, rules and steps as JSON-ready data. Durations are seconds; what the engine decides is `"default"`. `after` names
+    the steps that one comes after in a graph; in a sequence it is None."""
     return {
         "name": definition.name,
         "version": definition.version,
@@ -47,7 +48,8 @@ def _queue(queue: Queue | None) -> dict[str, Any] | None:
 
 
 def _describe_body(body: Body) -> list[dict[str, Any]]:
-    return [_describe_step(step) for step in body.steps]
+    graph = is_graph(body)
+    return [{**_describe_step(step), "after": list(step.after or ()) if graph else None} for step in body.steps]
 
 
 def _describe_step(step: Step) -> dict[str, Any]:
@@ -216,7 +218,7 @@ _ESCAPES = str.maketrans({"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;",
 
 
 def to_mermaid(definition: Definition, statuses: Mapping[str, str] | None = None) -> str:
-    """The text of a Mermaid flowchart. `statuses` maps paths to step statuses (`reserve!undo` is a compensation).
+    """The text of a Mermaid flowchart, of a graph as it is. `statuses` maps paths to step statuses (`reserve!undo` is a compensation).
 
     Commit steps have double sides, waits are hexagons, sleeps rounded; a diamond asks a condition, with a dotted way round;
     compensations hang beside their steps. Parallel branches and items go from a fork to a join, a route is a diamond with one way a
@@ -244,11 +246,19 @@ class _Chart:
         self.edges.extend(f"    {end} {arrow} {node}" for end, arrow in ends)
 
     def draw_body(self, body: Body, at: str, number: str, ends: _Ends, indent: str) -> _Ends:
-        """Draw the steps one after the other; `ends` lead in, and those returned lead out."""
+        """Draw the steps one after the other, or each after those that it comes after; `ends` lead in, and those returned lead out."""
+        graph = is_graph(body)
+        out: dict[str, _Ends] = {}
         for index, step in enumerate(body.steps, start=1):
             title = function_name(step.handler) if body.single else step.name
-            ends = self._draw_step(step, title, step_path(body, at, step), f"{number}_{index}" if number else str(index), ends, indent)
-        return ends
+            before = step.after if graph else list(out)[-1:]
+            into = [end for name in before for end in out[name]] if before else ends
+            out[step.name] = self._draw_step(
+                step, title, step_path(body, at, step), f"{number}_{index}" if number else str(index), into, indent
+            )
+        followed = {name for step in body.steps for name in step.after or ()} if graph else {*list(out)[:-1]}
+        last = [found for name, found in out.items() if name not in followed]
+        return [end for found in last for end in found] if last else ends
 
     def _draw_step(self, step: Step, title: str, path: str, number: str, ends: _Ends, indent: str) -> _Ends:
         self.ids[path] = f"s{number}"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .core.patterns import body_path, step_path
 from .core.plan import Defaults, ports, renamed
-from .core.workflow import Body, Definition, Kind, Migration, Step
+from .core.workflow import Body, Definition, Kind, Migration, Step, is_graph
 from .errors import InvalidWorkflow
 from .labels import shown
 from .names import check_name
@@ -105,7 +105,7 @@ def _check_body(old: Body, new: Body, migration: Migration, at: tuple[str, str],
 
 def _ended_before(body: Body) -> dict[str, set[str]]:
     """For each step, by name, those beside it that have ended when it begins."""
-    graph = any(step.after is not None for step in body.steps)
+    graph = is_graph(body)
     found: dict[str, set[str]] = {}
     for step in body.steps:
         names = (step.after or ()) if graph else tuple(found)

@@ -188,7 +188,7 @@ def test_describe() -> None:
     assert list(steps) == ["fetch", "reserve", "discount", "approval", "note", "cool-off", "noon", "some", "ship"]
     assert steps["fetch"] == {
         "name": "fetch", "kind": "step", "when": False, "handler": "fetch", "retries": "default", "retry": "default",
-        "timeout": "default", "on_unknown": "retry", "waits": [], "compensation": None,
+        "timeout": "default", "on_unknown": "retry", "waits": [], "compensation": None, "after": None,
     }  # fmt: skip
     assert steps["reserve"]["retries"] == 3 and steps["reserve"]["timeout"] == 30.0
     assert steps["reserve"]["compensation"] == {"handler": "release", "retries": "default", "timeout": 2.0, "when": "in_doubt"}
@@ -203,7 +203,7 @@ def test_describe_waits_and_sleeps() -> None:
     remind_step, late = approval.pop("on_timeout")
     assert approval == {
         "name": "approval", "kind": "wait", "when": False, "signal": "ok", "type": "int | None", "timeout": 259200.0,
-        "has_default": False,
+        "has_default": False, "after": None,
     }  # fmt: skip
     assert (remind_step["handler"], remind_step["when"]) == ("remind", True)
     assert (late["has_default"], late["timeout"], late["on_timeout"]) == (True, 90.0, None)
@@ -406,15 +406,65 @@ def test_describe_steps_with_bodies() -> None:
     prepare, carrier, poll, drain, thrice, each = SHIPMENT.describe()["steps"]
     names = {name: [step["name"] for step in steps] for name, steps in prepare.pop("branches").items()}
     assert names == {"label": ["label"], "invoice": ["print", "signed"]}
-    assert prepare == {"name": "prepare", "kind": "parallel", "when": False, "join": 1, "on_failure": "cancel", "merge": "newest"}
+    assert prepare == {
+        "name": "prepare",
+        "kind": "parallel",
+        "when": False,
+        "join": 1,
+        "on_failure": "cancel",
+        "merge": "newest",
+        "after": None,
+    }
     assert list(carrier.pop("branches")) == ["air", "sea", "default"]
-    assert carrier == {"name": "carrier", "kind": "route", "when": True, "selector": "choose"}
+    assert carrier == {"name": "carrier", "kind": "route", "when": True, "selector": "choose", "after": None}
     assert [step["name"] for step in poll.pop("body")] == ["look", "note"]
-    assert poll == {"name": "poll", "kind": "loop", "when": False, "while": None, "until": "ready", "at_most": 100}
+    assert poll == {"name": "poll", "kind": "loop", "when": False, "while": None, "until": "ready", "at_most": 100, "after": None}
     assert (drain["while"], drain["until"], thrice["while"], thrice["until"]) == ("ready", None, None, None)
     assert [step["kind"] for step in each.pop("body")] == ["step", "wait"]
     assert each == {
         "name": "lines", "kind": "for_each", "when": False, "items": "lines", "concurrency": 10, "at_least": None,
-        "on_failure": "cancel", "merge": None,
+        "on_failure": "cancel", "merge": None, "after": None,
     }  # fmt: skip
     assert json.loads(json.dumps(SHIPMENT.describe(), allow_nan=False)) == SHIPMENT.describe()
+
+
+GRAPH = (
+    create_workflow("breakfast")
+    .step("boil", fetch)
+    .step("grind", fetch, when=ready)
+    .parallel("lay", cups=fetch, plates=branch().step("big", fetch).step("small", fetch, after=()).step("look", fetch, after=["big"]))
+    .step("pour", fetch, after=["boil", "grind"])
+    .step("wipe", fetch, after=["lay"])
+    .step("serve", fetch, after=["pour", "lay"])
+)
+
+GRAPH_EDGES = """\
+    start --> s1
+    start --> c2
+    c2 --> s2
+    start --> s3
+    s3 --> s3_1_1
+    s3 --> s3_2_1
+    s3 --> s3_2_2
+    s3_2_1 --> s3_2_3
+    s3_1_1 --> j3
+    s3_2_2 --> j3
+    s3_2_3 --> j3
+    s1 --> s4
+    s2 --> s4
+    c2 -. skip .-> s4
+    j3 --> s5
+    s4 --> s6
+    j3 --> s6
+    s5 --> done
+    s6 --> done
+"""
+
+
+def test_a_graph_is_drawn_and_described_as_one() -> None:
+    """S1.2: steps with `after=` are no sequence: an arrow leads from each that a step comes after, inside of branches too."""
+    assert GRAPH.to_mermaid().endswith('    done(["completed"])\n' + GRAPH_EDGES)
+    told = GRAPH.describe()["steps"]
+    assert [step["after"] for step in told] == [[], [], [], ["boil", "grind"], ["lay"], ["pour", "lay"]]
+    assert [step["after"] for step in told[2]["branches"]["plates"]] == [[], [], ["big"]]
+    assert told[2]["branches"]["cups"][0]["after"] is None

@@ -143,6 +143,11 @@ class Definition:
         return self.body.steps
 
 
+def is_graph(body: Body) -> bool:
+    """Whether its steps say what they come after, so that they are no sequence."""
+    return any(step.after is not None for step in body.steps)
+
+
 def shape(body: Body) -> str:
     """The shape of a body as text: names, kinds and order, nothing else (S13.2)."""
     return ";".join(
