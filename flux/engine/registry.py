@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -73,6 +74,10 @@ class Bound:
             answer = validate(value)
         except Exception as error:
             raise InvalidInput(f"input of workflow {name!r} is refused: {type(error).__name__}: {error}") from error
+        if inspect.isawaitable(answer):
+            if inspect.iscoroutine(answer):
+                answer.close()
+            raise InvalidWorkflow(f"workflow {name!r}: validate must be a plain function, and its answer is asynchronous (S1.5)")
         if answer is False:
             raise InvalidInput(f"input of workflow {name!r} is refused by its validate function")
 

@@ -319,6 +319,18 @@ async def test_validate(engine: FluxEngine, answer: str) -> None:
     assert len((await engine.list()).runs) == 1
 
 
+async def test_validate_that_is_asynchronous_in_disguise(engine: FluxEngine) -> None:
+    """S1.5: a lambda that returns a coroutine checks nothing: it is refused, and nothing is stored."""
+
+    async def refuse(value: Any) -> bool:
+        return False
+
+    flow = create_workflow("checked").validate(lambda value: refuse(value)).step("a", nothing)
+    with pytest.raises(InvalidWorkflow, match="workflow 'checked': validate must be a plain function"):
+        await engine.execute(flow, 1)
+    assert (await engine.list()).runs == ()
+
+
 async def test_validate_gets_the_declared_type(engine: FluxEngine) -> None:
     """`validate` after `input` sees what handlers will see."""
     seen: list[Any] = []
