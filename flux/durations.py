@@ -54,6 +54,8 @@ def add_up(units: dict[str, Any]) -> int:
 def _one_unit(unit: str, value: Any) -> timedelta:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidArgument(f"{unit} must be a number, got {shown(value)}")
+    if value < 0:
+        raise InvalidArgument(f"{unit} must be 0 or more, got {shown(value)}")
     try:
         return timedelta(**{unit: value})
     except (OverflowError, ValueError):
@@ -75,6 +77,8 @@ def to_instant(value: object, now: int) -> int:
 
     Microseconds UTC. What is in the past is fine and due at once. Raises InvalidArgument.
     """
+    if isinstance(value, bool) or not isinstance(value, datetime | timedelta | int | float):
+        raise InvalidArgument(f"a computed sleep must be seconds, a timedelta or an aware datetime, got {type(value).__name__}")
     if isinstance(value, datetime):
         return from_datetime(value, "a computed sleep")
     micros = _micros(value, "a computed sleep")

@@ -387,7 +387,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: ORDER.sleep("rest", 0), "step 'rest': a sleep must be more than 0, got 0"),
     (lambda: ORDER.sleep("rest", -1), "step 'rest': a sleep must be more than 0, got -1"),
     (lambda: ORDER.sleep("rest", hours=0), "step 'rest': hours must be more than 0"),
-    (lambda: ORDER.sleep("rest", hours=1, minutes=-1), "step 'rest': minutes must be 0 or more"),
+    (lambda: ORDER.sleep("rest", hours=1, minutes=-1), "step 'rest': minutes must be 0 or more, got -1"),
     (lambda: ORDER.sleep("rest", hours=math.nan), "step 'rest': hours must be finite"),
     (lambda: ORDER.sleep("rest", hours=timedelta(1)), "step 'rest': hours must be a number"),  # type: ignore[arg-type]
     (lambda: ORDER.sleep("rest", "1"), "a sleep must be seconds or a timedelta, got '1'"),  # type: ignore[arg-type]

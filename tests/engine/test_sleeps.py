@@ -84,6 +84,12 @@ async def test_a_computed_sleep_that_makes_no_sense(engine: FluxEngine, bad: Any
     assert result.status == "failed" and isinstance(result.error, InvalidArgument)
 
 
+async def test_what_a_computed_sleep_answers_with_is_not_told(engine: FluxEngine) -> None:
+    """S16: it may be of the input: the error says what is expected, an aware datetime too, and the type that came."""
+    result = await engine.execute(create_workflow("odd").sleep("s", lambda ctx: ctx.input), "4711")
+    assert str(result.error) == "a computed sleep must be seconds, a timedelta or an aware datetime, got str"
+
+
 async def test_a_computed_sleep_is_computed_once(cluster: Cluster) -> None:
     """S8.1: not again after a crash."""
     asked: list[int] = []
