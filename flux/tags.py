@@ -97,11 +97,16 @@ def _pack_secret(on: Pass, value: Secret[Any], depth: int) -> Any:
 def _pack_instant(tag: str) -> Packer:
     def pack(_on: Pass, value: Any, _depth: int) -> Any:
         zone = value.tzinfo
-        if not value.fold and (zone is None or (type(zone) is timezone and len(_timezone_args(zone)) == 1)):
+        if not value.fold and (zone is None or (type(zone) is timezone and _is_told(*_timezone_args(zone)))):
             return {tag: value.isoformat()}
         return {tag: [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _pack_zone(zone)]}
 
     return pack
+
+
+def _is_told(offset: timedelta, *name: str) -> bool:
+    """Whether ISO 8601 text tells the whole of a time zone; Python reads parts of a second alone as none."""
+    return not name and not offset.microseconds
 
 
 def _timezone_args(zone: timezone) -> tuple[Any, ...]:

@@ -264,6 +264,8 @@ def test_damaged_text_is_undecodable_and_nothing_else(text: str) -> None:
         datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Paris"), fold=1),
         datetime(2026, 1, 1, tzinfo=UTC),
         datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=1), "CET")),
+        datetime(2026, 1, 1, tzinfo=timezone(timedelta(microseconds=-1))),
+        time(1, 2, tzinfo=timezone(timedelta(microseconds=1))),
         time(1, 2, tzinfo=ZoneInfo("UTC")),
         "\ud83d" + "\ude00",
         {"\ud83d" + "\ude00": 1},
