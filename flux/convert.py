@@ -191,9 +191,12 @@ def _float(value: Any, path: str) -> Any:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         try:
-            return float(value)
+            found = float(value)
         except OverflowError:
             raise ConversionError("an int that is too large for a float", path) from None
+        if found == value:
+            return found
+        raise ConversionError("an int that no float is equal to", path)
     raise _wrong(path, "float", value)
 
 

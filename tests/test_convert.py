@@ -315,6 +315,7 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
         (int, "1", "", "expected int, got str"),
         (float, False, "", "expected float, got bool"),
         (float, 10**400, "", "too large for a float"),
+        (float, 2**53 + 1, "", "an int that no float is equal to"),
         (bool, 1, "", "expected bool, got int"),
         (str, None, "", "expected str, got None"),
         (date, "2026-13-01", "", "expected date (ISO 8601 text), got str"),
