@@ -369,6 +369,9 @@ def _rebuilt(cls: type, value: object, items: list[Any]) -> Any:
 def _tuple(cls: type, args: tuple[Any, ...]) -> Converter:
     if not args or args[-1] is Ellipsis:
         return _sequence(cls, args[:1])
+    for one in args:
+        if getattr(one, "__unpacked__", False):
+            raise stop(one, "flux cannot check a tuple with a part of any length; use tuple[T, ...], or a list")
     return _fixed([_converter(one) for one in args])
 
 

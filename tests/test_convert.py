@@ -419,6 +419,7 @@ class Growing(Generic[T]):
         (type[int], "type"),
         (Growing[int], "more than 1000"),
         (int | Plain, "Plain"),
+        (tuple[int, *tuple[str, ...]], "a part of any length"),
     ],
 )
 def test_types_that_cannot_be_checked_are_found_at_build_time(declared: Any, message: str) -> None:
