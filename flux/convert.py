@@ -42,7 +42,7 @@ _DURATION = (  # compiled by `re` at first use: at import it would be the deares
     r"(?P<sign>[+-]?)P(?=.)(?:(?P<weeks>\d+)W)?(?:(?P<days>\d+(?:\.\d+)?)D)?"
     r"(?:T(?=.)(?:(?P<hours>\d+(?:\.\d+)?)H)?(?:(?P<minutes>\d+(?:\.\d+)?)M)?(?:(?P<seconds>\d+(?:\.\d+)?)S)?)?"
 )
-_INVALID_ENUM = "Invalid enum value"  # as msgspec begins such a message
+_INVALID = ("Invalid enum value", "Invalid value")  # as msgspec begins a message with a value in it
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -519,16 +519,24 @@ def _struct(annotation: Any, cls: type) -> Converter:
         try:
             return msgspec.convert(value, annotation)
         except msgspec.ValidationError as error:
-            reason, _, place = str(error).partition(" - at `$")
-            inner = place.rstrip("`")
+            reason, inner = _told(str(error))
             path = f"{path}{inner}" if path else inner.removeprefix(".")
-            if reason.startswith(_INVALID_ENUM):
-                reason = _INVALID_ENUM  # what follows is the value
             raise ConversionError(f"{cls.__name__}: {reason}", path) from None
         except Exception as error:
             raise _refused(cls, error, path) from error
 
     return validate
+
+
+def _told(text: str) -> tuple[str, str]:
+    """What msgspec says is wrong, without a value, and where: it writes "... - at `$.lines[0].sku`", or "... - at `key` in `$.lines`"."""
+    reason, at, place = text.rpartition(" - at `")
+    if not at:
+        reason, place = text, ""
+    key, _, inner = place.rstrip("`").rpartition("$")
+    if reason.startswith(_INVALID):
+        reason = next(known for known in _INVALID if reason.startswith(known))  # what follows is the value
+    return reason, f"{inner} (the key)" if key.startswith("key") else inner
 
 
 # --- the tables

@@ -170,6 +170,7 @@ class Struct(msgspec.Struct):
     n: int
     lines: list[Line] = []
     when: date | None = None
+    counts: dict[int, int] = {}
 
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -358,6 +359,7 @@ def test_a_nested_dataclass_is_built_by_its_constructor() -> None:
         (Struct, {"n": "x"}, "n", "Struct: Expected `int`, got `str`"),
         (Struct, {"n": 1, "lines": [{}]}, "lines[0]", "Struct: Object missing required field `sku`"),
         (list[Struct], [{"n": "x"}], "[0].n", "Expected `int`"),
+        (list[Struct], [{"n": 1, "counts": {"a": 1}}], "[0].counts (the key)", "Struct: Expected `int`, got `str`"),
         (str, ["x" * 1000] * 1000, "", "expected str, got list"),
     ],
 )  # fmt: skip

@@ -303,6 +303,10 @@ class Picky:
         raise ValueError(f"{CANARY} is not to my liking")
 
 
+class Tagged(msgspec.Struct, tag="card"):
+    number: int = 0
+
+
 class Struct(msgspec.Struct):
     kind: Literal["a", "b"]
     number: int = 0
@@ -353,6 +357,7 @@ def test_what_a_constructor_says_is_not_shown() -> None:
 @pytest.mark.parametrize(
     ("declared", "value"),
     [
+        (Tagged, {"type": CANARY}), (Tagged, {"type": f"{CANARY} - at `$.number`"}),
         (Struct, {"kind": CANARY}), (Struct, {"kind": "a", "number": CANARY}), (Struct, CANARY),
         (Owner, {"pet": {"kind": CANARY}}), (Owner, {"pet": {"kind": "cat", "lives": CANARY}}), (Owner, CANARY),
         (Owner, {"pet": {"kind": "dog"}, "when": CANARY}), (Owner, {"pet": {"kind": "dog"}, "code": CANARY}),
