@@ -46,7 +46,8 @@ def _begin_route(draft: Decision, node: Node, path: str) -> None:
     branch = answer if isinstance(answer, str) and answer in node.bodies else "default"
     if branch in node.bodies:
         return draft.emit(RouteTaken(path, branch))
-    text = f"the selector of {path!r} chose {answer!r:.80}, its branches are {', '.join(node.bodies)}"
+    chosen = f"{answer!r:.80}" if isinstance(answer, str) else f"something of type {type(answer).__name__}"  # whose repr may fail
+    text = f"the selector of {path!r} chose {chosen}, its branches are {', '.join(node.bodies)}"
     fail(draft, path, 0, Failure.of("UnknownBranch", text))
 
 

@@ -48,6 +48,17 @@ async def test_no_such_branch(engine: FluxEngine) -> None:
     assert isinstance((await engine.execute(flow, {})).error, KeyError) and parts.done == ["s", "s"]
 
 
+async def test_a_choice_whose_repr_fails(engine: FluxEngine) -> None:
+    """S1.2, S6.2: an answer that is no name, whatever it is, fails the step and not the engine."""
+
+    class Odd:
+        def __repr__(self) -> str:
+            raise OSError
+
+    result = await engine.execute(create_workflow("odd").route("r", lambda ctx: Odd(), a=Parts().act))  # type: ignore[arg-type,return-value]
+    assert result.status == "failed" and "something of type Odd, its branches are a" in str(result.error)
+
+
 async def test_the_choice_stands_after_a_crash(cluster: Cluster) -> None:
     """I35: it is asked once, whatever the data has become."""
     parts = Parts(held=("r/a/x",))
