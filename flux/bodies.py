@@ -283,7 +283,7 @@ def _named(given: object, bodies: Mapping[str, BodySource], where: str) -> tuple
     if twice:
         raise InvalidWorkflow(f"{where}: branch {min(twice)!r} is given twice, in the mapping and by keyword")
     found: list[tuple[str, Body]] = []
-    for name, source in (*mapping.items(), *bodies.items()):
-        check_name(name, f"{where}: the name of a branch")
+    for given_name, source in (*mapping.items(), *bodies.items()):
+        name = check_name(given_name, f"{where}: the name of a branch")
         found.append((name, body_of(source, f"branch {name!r}", name, where)))
     return tuple(found)

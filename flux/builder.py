@@ -23,7 +23,7 @@ from .durations import Duration
 from .errors import InvalidWorkflow
 from .labels import shown
 from .migrating import check_migration
-from .names import check_name
+from .names import check_name, exact
 from .queue import Queue
 from .steps import limit
 
@@ -77,7 +77,8 @@ class Workflow(Definition, StepMethods, Generic[InputT, DataT]):
         gone = tuple(drop)
         if not all(isinstance(path, str) for path in gone):
             raise InvalidWorkflow(f"{self._owner()}: drop must be a list of paths, got {shown(gone)}")
-        migration = Migration(old, tuple((rename or {}).items()), frozenset(gone))
+        names = tuple((exact(path), exact(name)) if isinstance(name, str) else (path, name) for path, name in (rename or {}).items())
+        migration = Migration(old, names, frozenset(map(exact, gone)))
         check_migration(self, migration, self._owner())
         return self._set(migrations=(*self.migrations, migration))
 

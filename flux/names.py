@@ -15,10 +15,15 @@ _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _SQL = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 
 
+def exact(text: str) -> str:
+    """The text as nothing but a str: an Enum's member that is one too turns into its own name where it is formatted."""
+    return text if type(text) is str else str.__str__(text)
+
+
 def check_id(value: object, what: str = "run id") -> str:
     """An id of a caller's choosing: run, signal, schedule or idempotency key. Raises InvalidArgument."""
     if isinstance(value, str) and _ID.fullmatch(value):
-        return value
+        return exact(value)
     raise InvalidArgument(
         f"{what} {show_given(value)} is refused: expected 1 to 200 characters, first a letter or digit, "
         "then letters, digits and . _ : @ / -, with no '..'"
@@ -31,14 +36,14 @@ def check_run(value: object) -> str:
         born = _CHILD.search(value)
         if born is not None and born.start() and len(value) <= LONGEST_CHILD:
             check_id(value[: born.start()])
-            return value
+            return exact(value)
     return check_id(value)
 
 
 def check_name(value: object, what: str, *, colon: bool = False, error: type[FluxError] = InvalidWorkflow) -> str:
     """A name of a workflow, step, branch or signal (D24). Raises `error`: InvalidArgument where a call names it, no definition."""
     if isinstance(value, str) and (_DURABLE if colon else _NAME).fullmatch(value):
-        return value
+        return exact(value)
     raise error(
         f"{what} {show_given(value)} is refused: expected 1 to 64 characters, first a letter or _, "
         f"then letters, digits and _ . -{' :' if colon else ''}"

@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from .core.retry import Retry
 from .core.workflow import MISSING, CompensateWhen, Handler, Kind, Missing, OnUnknown, Step
 from .durations import Duration, add_up, from_datetime, to_microseconds
 from .errors import InvalidArgument, InvalidWorkflow
 from .labels import shown
-from .names import check_name
+from .names import check_name, exact
 
 __all__ = ["PlainSteps", "limit"]
 
@@ -205,10 +205,14 @@ def names_after(names: Iterable[str] | None, where: str) -> tuple[str, ...] | No
         return None
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise InvalidWorkflow(f"{where}: after must be a list of names of steps, got {shown(names)}")
-    return tuple(names)
+    return _exactly(names)
 
 
 def _names(names: object, where: str) -> tuple[str, ...]:
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise InvalidWorkflow(f"{where}: waits must be a tuple of names of signals, got {shown(names)}")
-    return tuple(cast("Iterable[str]", names))
+    return _exactly(names)
+
+
+def _exactly(names: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(exact(name) if isinstance(name, str) else name for name in names)

@@ -63,7 +63,7 @@ def wait(signal: str, *, timeout: Duration | None = None, default: Any = MISSING
     After `timeout` (seconds or a timedelta; None waits for ever) the step fails with WaitTimeout, or results in `default`.
     Raises InvalidWorkflow for a malformed name, InvalidArgument for the rest.
     """
-    check_name(signal, "the name of a signal")
+    signal = check_name(signal, "the name of a signal")
     if timeout is None:
         if default is not MISSING:
             raise InvalidArgument(f"wait({signal!r}): default= needs a timeout=, without one the wait never ends by itself")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, TypeAlias
 
+from ..names import exact
 from ..queue import Queue
 from .retry import Retry
 
@@ -41,6 +42,13 @@ class Missing(Enum):
 
 
 MISSING = Missing.MISSING
+
+
+def _exact(value: object, *names: str) -> None:
+    for name in names:
+        text = getattr(value, name)
+        if isinstance(text, str) and type(text) is not str:
+            object.__setattr__(value, name, exact(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,9 @@ class Step:
     # in a graph rather than a sequence
     after: tuple[str, ...] | None = None  # names of the steps beside it that must have ended before
 
+    def __post_init__(self) -> None:
+        _exact(self, "name", "signal")
+
     @property
     def bodies(self) -> dict[str, Body]:
         """The bodies inside this step, by name; that of a loop or a for_each is called `body`."""
@@ -136,6 +147,9 @@ class Definition:
     on_compensation_failure: OnCompensationFailure = "continue"
     migrations: tuple[Migration, ...] = ()
     queue: Queue | None = None  # no part of its shape: limits change without a new version
+
+    def __post_init__(self) -> None:
+        _exact(self, "name", "version")
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -191,9 +191,9 @@ class FluxEngine:
         """
         self._check_open()
         bound = self._registry.bind(workflow)
-        check_run(id)
+        id, name = check_run(id), check_name(name, "the name of a signal", error=InvalidArgument)
         if signal_id is not None:
-            check_id(signal_id, "signal id")
+            signal_id = check_id(signal_id, "signal id")
         await self._check_signal(bound, id, name)
         payload = bound.write_payload(name, data)
         posting = NewPosting("signal", name, payload, signal_id, self._inbox_limit)
@@ -203,7 +203,6 @@ class FluxEngine:
 
     async def _check_signal(self, bound: Bound, run_id: str, name: str) -> None:
         """D24, D25: refused is a name that no wait can have; where waits are declared, one that is neither declared nor awaited now."""
-        check_name(name, "the name of a signal", error=InvalidArgument)
         if not bound.signals or name in bound.signals:
             return
         header = await self._caller.header(run_id)
@@ -280,7 +279,7 @@ class FluxEngine:
         """
         self._check_open()
         if new_id is not None:
-            check_id(new_id)
+            new_id = check_id(new_id)
         return await self._redo.fork(self._registry.bind(workflow), check_run(id), from_step, new_id, start, act(by, reason))
 
     async def resolve(

@@ -15,6 +15,7 @@ from ..core.state import RunState
 from ..durations import to_instant
 from ..errors import InvalidArgument, InvalidWorkflow, UnreadableRun
 from ..failures import capture
+from ..names import exact
 
 if TYPE_CHECKING:
     from .registry import Bound
@@ -50,7 +51,9 @@ def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, quest
             return about(answer)
         if question == "items":
             return [bound.codec.encode(item, f"{path}[{number}]") for number, item in enumerate(answer, start=1)]
-        return answer if question == "route" else bool(answer)
+        if question == "route":
+            return exact(answer) if isinstance(answer, str) else answer
+        return bool(answer)
     except Exception as error:
         return capture(error, bound.codec)
 

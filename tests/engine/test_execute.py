@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from typing import Any, TypedDict
 
 import msgspec
@@ -206,6 +207,44 @@ def test_what_cannot_be_registered_is_named(flow: Any, words: str) -> None:
     """S1.4: types and defaults are looked at when it is registered; the error names the workflow and the step, among many."""
     with pytest.raises(InvalidWorkflow, match=words):
         FluxEngine(workflows=[create_workflow("other").step("go", nothing), flow])
+
+
+class Names(str, Enum):
+    FLOW = "flow"
+    STEP = "step"
+    INNER = "inner"
+    LEFT = "left"
+    GO = "go"
+    RUN = "run-1"
+
+
+async def where(ctx: Any) -> list[str]:
+    assert {type(ctx.step), type(ctx.path), type(ctx.run_id), type(ctx.workflow)} == {str}
+    return [ctx.step, ctx.path, ctx.run_id]
+
+
+INSIDE = branch().step(Names.INNER, where).wait(Names.GO)
+
+
+@pytest.mark.parametrize(
+    ("flow", "at"),
+    [
+        (create_workflow(Names.FLOW).step(Names.INNER, where).wait(Names.GO, after=[Names.INNER]), ""),
+        (create_workflow(Names.FLOW).parallel(Names.STEP, {Names.LEFT: INSIDE}), "step/left/"),
+        (create_workflow(Names.FLOW).route(Names.STEP, lambda ctx: Names.LEFT, {Names.LEFT: INSIDE}), "step/left/"),
+        (create_workflow(Names.FLOW).loop(Names.STEP, INSIDE, at_most=1), "step[1]/"),
+    ],
+    ids=["plain", "parallel", "route", "loop"],
+)
+async def test_names_that_are_members_of_an_enum(cluster: Cluster, flow: Any, at: str) -> None:
+    """S1.3, D24: a name is its text, whichever class of str it is of: a path has it, and what is stored is found again."""
+    engine, other = await cluster.open(), await cluster.open()
+    await engine.execute(flow, id=Names.RUN)
+    await other.signal(flow, Names.RUN, Names.GO)
+    result = await engine.get("run-1")
+    assert (result.status, result.id, result.workflow) == ("completed", "run-1", "flow")
+    assert {line.path: line.result for line in result.history}[f"{at}inner"] == ["inner", f"{at}inner", "run-1"]
+    assert [summary.id for summary in (await other.list(name=Names.FLOW)).runs] == ["run-1"]
 
 
 async def test_execute_of_something_that_cannot_run(engine: FluxEngine) -> None:
