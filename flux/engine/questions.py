@@ -54,7 +54,9 @@ def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, quest
         if question == "route":
             return exact(answer) if isinstance(answer, str) else answer
         return bool(answer)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a cancellation too: nothing is awaited here, so it is the function's own
         return capture(error, bound.codec)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from flux import FluxEngine, InvalidWorkflow, create_workflow
+from flux import FluxEngine, InvalidWorkflow, StepError, create_workflow
 
 from .cluster import Cluster, Effects
 
@@ -121,6 +122,20 @@ async def test_one_that_is_asynchronous_in_disguise(engine: FluxEngine) -> None:
 
     result = await engine.execute(create_workflow("async").step("a", effects.step("a"), when=lambda ctx: later(ctx)))
     assert result.status == "failed" and isinstance(result.error, InvalidWorkflow) and effects.done == []
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit])
+async def test_one_that_raises_what_would_stop_a_task(engine: FluxEngine, error: type[BaseException]) -> None:
+    """S6.2, S2.3: it fails its step, as any other; the run is not given back and taken up again for ever."""
+    effects = Effects()
+
+    def stop(ctx: Any) -> bool:
+        raise error
+
+    result = await engine.execute(create_workflow("stop").step("a", effects.step("a"), when=stop))
+    assert result.status == "failed" and isinstance(result.error, StepError) and error.__name__ in str(result.error)
+    loop = create_workflow("turns").loop("l", effects.step("l"), until=stop, at_most=3)
+    assert (await engine.execute(loop)).status == "failed" and effects.done == ["l"]
 
 
 async def test_it_changes_nothing(engine: FluxEngine) -> None:
