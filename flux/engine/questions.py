@@ -50,7 +50,7 @@ def ask(bound: Bound, run_id: str, state: RunState, node: Node, path: str, quest
         if question == "child":
             return about(answer)
         if question == "items":
-            return [bound.codec.encode(item, f"{path}[{number}]") for number, item in enumerate(answer, start=1)]
+            return [bound.codec.encode(item, f"{path}: items[{index}]") for index, item in enumerate(answer)]
         if question == "route":
             return exact(answer) if isinstance(answer, str) else answer
         return bool(answer)

@@ -67,7 +67,8 @@ async def test_no_items_and_bad_ones(engine: FluxEngine) -> None:
     assert (await engine.execute(flow, [])).results["f"] == []
     assert isinstance((await engine.execute(flow, 5)).error, TypeError)
     bad = create_workflow("bad").for_each("f", lambda ctx: [object()], double)
-    assert type((await engine.execute(bad)).error).__name__ == "NotStorable"
+    error = (await engine.execute(bad)).error
+    assert type(error).__name__ == "NotStorable" and str(error).startswith("f: items[0]: a value of type object")
 
 
 async def test_at_least(engine: FluxEngine) -> None:
