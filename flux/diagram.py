@@ -64,6 +64,9 @@ def _describe_called(step: Step) -> dict[str, Any]:
         "retry": "default" if step.retry is None else _describe_retry(step.retry),
         "timeout": _seconds(step.timeout) if step.timeout is not None or unlimited else "default",
         "on_unknown": step.on_unknown,
+        "probe": _function(step.probe),
+        "pivot": step.pivot,
+        "transactional": step.transactional,
         "waits": list(step.waits),
         "compensation": None if step.compensate is None else _describe_compensation(step),
     }

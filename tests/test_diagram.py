@@ -188,13 +188,21 @@ def test_describe() -> None:
     assert list(steps) == ["fetch", "reserve", "discount", "approval", "note", "cool-off", "noon", "some", "ship"]
     assert steps["fetch"] == {
         "name": "fetch", "kind": "step", "when": False, "handler": "fetch", "retries": "default", "retry": "default",
-        "timeout": "default", "on_unknown": "retry", "waits": [], "compensation": None, "after": None,
+        "timeout": "default", "on_unknown": "retry", "probe": None, "pivot": False, "transactional": False, "waits": [],
+        "compensation": None, "after": None,
     }  # fmt: skip
     assert steps["reserve"]["retries"] == 3 and steps["reserve"]["timeout"] == 30.0
     assert steps["reserve"]["compensation"] == {"handler": "release", "retries": "default", "timeout": 2.0, "when": "in_doubt"}
     assert steps["reserve"]["retry"]["give_up_on"] == ["KeyError"]
     assert steps["discount"]["when"] is True and steps["discount"]["timeout"] is None
     assert steps["ship"]["kind"] == "commit" and steps["ship"]["timeout"] is None and steps["ship"]["waits"] == ["shipped"]
+
+
+def test_describe_what_an_attempt_in_doubt_and_a_point_of_no_return_mean() -> None:
+    """S3.6, S3.8, S9.4: all that is said of a step is told."""
+    flow = create_workflow("x").step("a", fetch, probe=release).commit("b", fetch, pivot=True).step("c", fetch, transactional=True)
+    told = [[step[rule] for rule in ("probe", "pivot", "transactional")] for step in flow.describe()["steps"]]
+    assert told == [["release", False, False], [None, True, False], [None, False, True]]
 
 
 def test_describe_waits_and_sleeps() -> None:
