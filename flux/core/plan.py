@@ -147,6 +147,13 @@ class Sequence:
             node.following = following
             node.straight = node.plain and node.called and (following is None or (following.called and following.when is None))
 
+    @property
+    def calls_at_once(self) -> bool:
+        """Whether all that begins with this body is called, and nothing is asked before."""
+        needs = self.needs
+        first = self.nodes[:1] if needs is None else [node for node in self.nodes if not needs[node.name]]
+        return all(node.called and node.when is None for node in first)
+
     def path_of(self, key: str, node: Node) -> str:
         """The path of this node where the body has this key: what was made from one handler has the key for its path."""
         if self.single:

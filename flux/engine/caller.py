@@ -73,8 +73,7 @@ class Caller:
     async def execute(self, bound: Bound, wanted: Wanted) -> RunResult:
         """Make the run and move it here; one that is there is carried on (S2.4)."""
         lease = await self._host.lease()
-        first = bound.plan.root.nodes[0]
-        halt = self._host.draining or self._host.isolation.closed or not (first.called and first.when is None)
+        halt = self._host.draining or self._host.isolation.closed or not bound.plan.root.calls_at_once
         state, new = self._new_run(bound, wanted, halt=halt)
         new.owner = lease.nonce
         driver = Driver(self._host, bound, new.run_id, 0, 0, lease, state, self._stay, self._drive, new.priority, new.lane)

@@ -15,6 +15,10 @@ from .parts import Declined, Parts, Slow, statuses
 pytestmark = pytest.mark.anyio
 
 
+async def note(ctx: Any) -> str:
+    return str(ctx.path)
+
+
 def diamond(name: str, parts: Parts, **options: Any) -> Any:
     """a, then b beside c, then d."""
     return (
@@ -66,6 +70,26 @@ async def test_a_diamond_with_an_untaken_branch(engine: FluxEngine) -> None:
     parts = Parts()
     result = await engine.execute(diamond("untaken", parts, when=lambda ctx: False))
     assert result.status == "completed" and parts.done == ["a", "c", "d"] and statuses(result)["b"] == "skipped"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda flow: flow.step("b", note, when=lambda ctx: True, after=()),
+        lambda flow: flow.sleep("b", lambda ctx: 0.001, after=()),
+        lambda flow: flow.route("b", lambda ctx: "x", x=note, after=()),
+        lambda flow: flow.loop("b", note, while_=lambda ctx: ctx.turn < 2, at_most=2, after=()),
+        lambda flow: flow.for_each("b", lambda ctx: [1], note, after=()),
+        lambda flow: flow.child("b", create_workflow("child").step("x", note), after=()),
+    ],
+    ids=["condition", "computed sleep", "route", "loop", "for_each", "child"],
+)
+async def test_what_begins_beside_the_first_step(engine: FluxEngine, second: Any) -> None:
+    """S1.2, S2.4: a run is made and moved whatever begins with it: also what has to be asked first."""
+    flow = second(create_workflow("beside").step("a", note)).step("c", note, after=["a", "b"])
+    result = await engine.execute(flow, id="r")
+    assert result.error is None and result.status == "completed"
+    assert [line.path for line in result.history if "[" not in line.path and "/" not in line.path] == ["a", "b", "c"]
 
 
 async def test_a_failure(engine: FluxEngine) -> None:
