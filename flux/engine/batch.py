@@ -51,11 +51,13 @@ async def execute_many(
 async def _together(lane: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
     """Raises the first error alone, as one `execute` would; runs that were started go on to their end."""
     failed: BaseException | None = None
+    lanes: list[asyncio.Task[None]] = []
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(count):
-                group.create_task(lane())
+            lanes += [group.create_task(lane()) for _ in range(count)]
     except* Exception as errors:
         failed = errors.exceptions[0]
     if failed is not None:
         raise failed
+    if any(one.cancelled() for one in lanes):  # by `on_progress`, of which a group says nothing: what the lane had left is not done
+        raise asyncio.CancelledError

@@ -103,3 +103,25 @@ async def test_an_input_that_is_refused(engine: FluxEngine) -> None:
 
     with pytest.raises(LookupError):
         await engine.execute_many(flow, [1, 2], on_progress=broken)
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_progress_that_is_cancelled(engine: FluxEngine, concurrency: int) -> None:
+    """api.md: `on_progress` that awaits something cancelled, or has its task cancelled, ends the call as any error of it does: no input
+    is passed over in silence."""
+
+    async def awaits(done: int, total: int, result: Any) -> None:
+        if done == 2:
+            stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            stopped.cancel()
+            await stopped
+
+    async def cancels(done: int, total: int, result: Any) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    for progress in (awaits, cancels):
+        with pytest.raises(asyncio.CancelledError):
+            await engine.execute_many(FLOW, range(6), concurrency=concurrency, on_progress=progress)
