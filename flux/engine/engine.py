@@ -104,8 +104,8 @@ class FluxEngine:
     # --- opening and closing
 
     async def __aenter__(self) -> FluxEngine:
-        if self._host.is_open:
-            raise EngineClosed("this engine is open already: one `async with` at a time")
+        if self._host.has_storage:
+            raise EngineClosed("this engine is open already, or is just being closed: one `async with` at a time")
         await self._host.open(self._hooks)
         return self
 
@@ -114,8 +114,7 @@ class FluxEngine:
 
     async def close(self) -> None:
         """Start nothing more, let handlers finish for `grace` seconds, give the runs back, close the storage (S14.4, D10)."""
-        if self._host.is_open:
-            await self._host.close()
+        await self._host.close()
 
     # --- running
 

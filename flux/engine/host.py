@@ -83,13 +83,16 @@ class Host:
         """The storage's time, in microseconds UTC."""
         self._offset = 0  # storage time minus monotonic time, in microseconds (D16)
         self.is_open = False
+        self.has_storage = False  # open, and not given up yet
+        self._closing: asyncio.Lock | None = None
 
     # --- opening and closing
 
     async def open(self, hooks: Sequence[Hooks]) -> None:
         """Open the storage and set the time by it."""
         await self.storage.__aenter__()
-        self._leasing = asyncio.Lock()
+        self._leasing, self._closing = asyncio.Lock(), asyncio.Lock()
+        self.has_storage = True
         self.saw(await self.storage.now())
         if hooks:
             self.hooks = Dispatcher(hooks)
@@ -97,8 +100,16 @@ class Host:
         self.is_open = True
 
     async def close(self) -> None:
-        """Start nothing more, let handlers finish, give the runs back, close the storage (S14.4, D10)."""
+        """Start nothing more, let handlers finish, give the runs back, close the storage (S14.4, D10); once: who closes the engine
+        meanwhile, as `work` does when it has been told to stop, waits for that."""
+        if self._closing is None:
+            return
         self.drain()
+        async with self._closing:
+            if self.has_storage:
+                await self._close()
+
+    async def _close(self) -> None:
         await self._settle()
         assert self._leasing is not None, "made when it was opened"
         async with self._leasing:  # a call may be registering just now, and begin something then
@@ -112,6 +123,7 @@ class Host:
         if self.hooks is not None:
             await self.hooks.close()
             self.hooks = None
+        self.has_storage = False
         await self.storage.__aexit__(None, None, None)
 
     def drain(self) -> None:

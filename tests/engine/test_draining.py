@@ -54,6 +54,25 @@ async def test_a_handler_may_finish(cluster: Cluster) -> None:
     assert effects.done == ["hold 1", "next"] and done.history[1].attempts == 1 and not done.history[1].in_doubt
 
 
+async def test_closed_by_several_at_once(cluster: Cluster) -> None:
+    """S14.4: whoever leaves the engine closes it, and `work`, which is told to stop by that, does too. It is closed once: a storage that
+    it shares with another engine stays open for that one, and both wait until it is done."""
+    hold = Hold(Effects())
+    flow = create_workflow("drain").step("hold", hold)
+    storage = cluster.storage()
+    other, engine = await cluster.open(storage, workflows=[flow]), await cluster.open(storage, workflows=[flow])
+    working = asyncio.create_task(engine.work(handle_signals=False))
+    await engine.start(flow, id="r")
+    await hold.entered.wait()
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)
+    hold.go.set()
+    await asyncio.gather(closing, working)
+    await engine.close()
+    assert (await other.get("r")).results == {"hold": "held"}
+    assert (await other.execute(create_workflow("still").step("open", Effects().step("open")))).status == "completed"
+
+
 async def test_a_handler_that_outlasts_the_grace(cluster: Cluster) -> None:
     """D8, D10: it is stopped and in doubt; the next attempt follows elsewhere, and is not counted as a retry."""
     effects = Effects()
