@@ -91,9 +91,13 @@ class Host:
     async def open(self, hooks: Sequence[Hooks]) -> None:
         """Open the storage and set the time by it."""
         await self.storage.__aenter__()
+        try:
+            self.saw(await self.storage.now())
+        except BaseException:
+            await self.storage.__aexit__(None, None, None)
+            raise
         self._leasing, self._closing = asyncio.Lock(), asyncio.Lock()
         self.has_storage = True
-        self.saw(await self.storage.now())
         if hooks:
             self.hooks = Dispatcher(hooks)
         self.draining = self.abandoning = False

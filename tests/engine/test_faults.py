@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux import DefinitionChanged, FluxEngine, RunStatus, StepError, StorageUnavailable, create_workflow
+from flux import DefinitionChanged, FluxEngine, RunStatus, StepError, StorageMisused, StorageUnavailable, create_workflow
 
 from .cluster import LEASE, Cluster, Effects, eventually
 from .faults import Faulty
@@ -361,3 +361,17 @@ async def test_a_blocked_loop_does_not_lose_the_run(engine: FluxEngine, caplog: 
     with caplog.at_level(logging.WARNING):
         assert (await engine.execute(create_workflow("busy").step("a", busy))).status == "completed"
     assert not caplog.records
+
+
+async def test_an_engine_that_cannot_be_opened(cluster: Cluster) -> None:
+    """S15.3: it leaves no storage open behind it, and can be opened once the storage answers."""
+    storage = Faulty(cluster.storage())
+    engine = cluster.new(storage)
+    storage.fail("now", StorageUnavailable("not now"))
+    with pytest.raises(StorageUnavailable):
+        await engine.__aenter__()
+    if not cluster.in_memory:
+        with pytest.raises(StorageMisused):
+            await storage.inner.now()
+    async with engine:
+        assert (await engine.execute(create_workflow("w").step("a", Effects().step("a")))).status == "completed"
