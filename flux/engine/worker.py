@@ -65,6 +65,8 @@ class Worker:
     async def run(self) -> None:
         """Claim and move runs until `stop`."""
         self._host.workers.add(self)
+        if self._host.draining:  # the engine began to close before this task had its first turn, and could tell nobody
+            self._stopping = True
         loop = asyncio.get_running_loop()
         ticking = loop.create_task(self._ticker.run(), name="flux-ticker")
         watcher = loop.create_task(self._watch(), name="flux-watch")

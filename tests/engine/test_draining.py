@@ -73,6 +73,25 @@ async def test_closed_by_several_at_once(cluster: Cluster) -> None:
     assert (await other.execute(create_workflow("still").step("open", Effects().step("open")))).status == "completed"
 
 
+async def test_a_worker_that_begins_while_it_closes(cluster: Cluster) -> None:
+    """S14.4: an engine that closes claims nothing, also for a worker whose task has its first turn only then; that ends with it."""
+    hold = Hold(Effects())
+    flow = create_workflow("drain").step("hold", hold)
+    storage = Faulty(cluster.storage())
+    engine = await cluster.open(storage, workflows=[flow])
+    task = asyncio.create_task(engine.execute(flow, id="r"))
+    await hold.entered.wait()
+    await engine.start(flow, id="waits")
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)
+    working = asyncio.create_task(engine.work(handle_signals=False))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    hold.go.set()
+    await asyncio.gather(closing, working, task)
+    assert "claim" not in [verb for verb, _ in storage.calls]
+
+
 async def test_a_handler_that_outlasts_the_grace(cluster: Cluster) -> None:
     """D8, D10: it is stopped and in doubt; the next attempt follows elsewhere, and is not counted as a retry."""
     effects = Effects()
