@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 
 from ..core.status import RunStatus
-from ..errors import RunNotFound
+from ..errors import EngineClosed, RunNotFound, StorageMisused
 from ..storage import Header, StoredRun
 from .driver import Driver
 from .host import Host
@@ -24,13 +24,23 @@ class Awaiting:
 
     async def until(self, run_id: str, statuses: Collection[RunStatus], *, whole: bool = False) -> Driver | StoredRun | Header:
         """The run once it stands at one of these statuses: its head, or where it was at hand what has more of it. With `whole` a short run
-        is read whole. Raises RunNotFound."""
+        is read whole. Raises RunNotFound, EngineClosed where the engine is closed before."""
+        try:
+            return await self._until(run_id, statuses, whole)
+        except StorageMisused:
+            if self._host.is_open:
+                raise
+            raise _closed(run_id) from None
+
+    async def _until(self, run_id: str, statuses: Collection[RunStatus], whole: bool) -> Driver | StoredRun | Header:
         count = await self._host.storage.changed(-1, 0) if self._listens else -1
         short = False
         while True:
             driver = self._host.drivers.get(run_id)
             if driver is not None:
                 await driver.finished()
+            elif not self._host.is_open:
+                raise _closed(run_id)
             else:
                 run, header = await self._read(run_id, whole=short and whole)
                 if header.status in statuses:
@@ -63,3 +73,7 @@ class Awaiting:
         if change.done():
             count = change.result()
         return count, here.result() if here.done() else None
+
+
+def _closed(run_id: str) -> EngineClosed:
+    return EngineClosed(f"the engine was closed before run {run_id!r} had come to that")

@@ -30,7 +30,8 @@ class RunHandle:
         return await self._engine.get(self.id)
 
     async def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Wait until the run has ended; its data. Raises RunFailed, RunCancelled, RunNotFound, and TimeoutError while the run goes on."""
+        """Wait until the run has ended; its data. Raises RunFailed, RunCancelled, RunNotFound, TimeoutError while the run goes on, and
+        EngineClosed when the engine is closed before."""
         async with asyncio.timeout(timeout):
             ended = await self._engine.outcome(self.id)
         return ended.unwrap()

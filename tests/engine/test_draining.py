@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flux import EngineClosed, Retry, create_workflow
+from flux import EngineClosed, Retry, RunStatus, create_workflow
 
 from .cluster import Cluster, Effects, eventually
 from .faults import Faulty
@@ -90,6 +90,24 @@ async def test_a_worker_that_begins_while_it_closes(cluster: Cluster) -> None:
     hold.go.set()
     await asyncio.gather(closing, working, task)
     assert "claim" not in [verb for verb, _ in storage.calls]
+
+
+async def test_who_waits_for_a_run_learns_of_it(cluster: Cluster) -> None:
+    """D19, errors.py: a call whose engine is closed before it has its answer is an EngineClosed, on every storage, and never a hang."""
+    flow = create_workflow("waits").wait("go")
+    engine = await cluster.open()
+    handle = await engine.start(flow)
+    waiting = [
+        asyncio.create_task(handle.result()),
+        asyncio.create_task(handle.result(timeout=3600)),
+        asyncio.create_task(engine.until(handle.id, [RunStatus.COMPLETED])),
+    ]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await engine.close()
+    async with asyncio.timeout(60):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(end) for end in ends] == [EngineClosed] * 3, ends
 
 
 async def test_a_handler_that_outlasts_the_grace(cluster: Cluster) -> None:
