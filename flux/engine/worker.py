@@ -41,7 +41,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Worker:
-        self._task = asyncio.get_running_loop().create_task(self.run(), name="flux-worker")
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="flux-worker")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -52,6 +52,14 @@ class Worker:
             for task in late:
                 task.cancel()
             await asyncio.gather(self._task, return_exceptions=bool(late))
+
+    async def _serve(self) -> None:
+        """Run beside an app, which learns of an error only where it leaves the worker: perhaps in weeks (I17)."""
+        try:
+            await self.run()
+        except Exception as error:
+            logger.error("a worker has failed, and claims nothing any more: %s: %s", type(error).__name__, error)
+            raise
 
     def wake(self) -> None:
         """There may be something to claim."""

@@ -375,3 +375,14 @@ async def test_an_engine_that_cannot_be_opened(cluster: Cluster) -> None:
             await storage.inner.now()
     async with engine:
         assert (await engine.execute(create_workflow("w").step("a", Effects().step("a")))).status == "completed"
+
+
+async def test_a_worker_that_fails_says_so(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """I17: one beside an app is told of in the log when it meets what no retry can mend, and raises where it is left."""
+    storage = Faulty(cluster.storage())
+    engine = await cluster.open(storage, workflows=[create_workflow("w").step("a", Effects().step("a"))])
+    storage.fail("claim", StorageMisused("permission denied"))
+    with pytest.raises(StorageMisused):
+        async with engine.worker():
+            await eventually(lambda: "permission denied" in caplog.text)
+    assert "a worker has failed, and claims nothing any more" in caplog.text
