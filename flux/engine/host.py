@@ -76,6 +76,7 @@ class Host:
         self.isolation = Isolation(self)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._lease: Lease | None = None
+        self._unanswered = ""  # the worker that was being registered when the storage failed, or the caller went away
         self._retired: set[Lease] = set()
         self._leasing: asyncio.Lock | None = None
         self.one_clock = getattr(storage, "clock", None) is clock
@@ -207,9 +208,11 @@ class Host:
             if lease is None or not lease.alive:
                 if lease is not None:
                     self.drop_lease(lease)
-                lease = Lease(self.storage, self.clock, new_id(self.now()), self._lease_seconds, self._renewed)
+                # A name whose registration was not answered is used again: the storage keeps a lock for each.
+                self._unanswered = self._unanswered or new_id(self.now())
+                lease = Lease(self.storage, self.clock, self._unanswered, self._lease_seconds, self._renewed)
                 self.saw(await lease.begin())
-                self._lease = lease
+                self._lease, self._unanswered = lease, ""
         return lease
 
     def _renewed(self, lease: Lease, renewal: Renewal) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -386,3 +387,20 @@ async def test_a_worker_that_fails_says_so(cluster: Cluster, caplog: pytest.LogC
         async with engine.worker():
             await eventually(lambda: "permission denied" in caplog.text)
     assert "a worker has failed, and claims nothing any more" in caplog.text
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_registering_again_and_again(cluster: Cluster, after: bool) -> None:
+    """S15.3: while the storage does not answer, a worker asks again under one name. Each name keeps a file locked, or a key, and a full
+    disk would use up what a process may open."""
+    storage = Faulty(cluster.storage())
+    flow = create_workflow("w").step("a", Effects().step("a"))
+    engine = await cluster.open(storage, workflows=[flow])
+    storage.fail("register", DOWN, after=after, times=5)
+    async with engine.worker():
+        assert (await (await engine.start(flow)).details()).status == "pending"
+        await eventually(lambda: [verb for verb, _ in storage.calls].count("register") == 6)
+        await (await engine.start(flow)).result(timeout=60)
+        assert len({name for verb, name in storage.calls if verb == "register"}) == 1
+        if cluster.path is not None:
+            assert len(list(Path(f"{cluster.path}-workers").glob("*.lock"))) == 1
