@@ -81,6 +81,12 @@ class WorkerLocks:
         if self._directory is not None:
             _remove(self._directory / Path(name).name)
 
+    def let_go(self, worker: str) -> None:
+        """Give up a worker's lock, and leave its file, which says that the worker is gone. From any thread."""
+        descriptor = self._held.pop(_name(worker), None)
+        if descriptor is not None:
+            os.close(descriptor)
+
     def close(self) -> None:
         """Give up all locks. Their files stay: they say that these workers are gone."""
         held, self._held = self._held, {}

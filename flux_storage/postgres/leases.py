@@ -45,6 +45,9 @@ async def unregister(o: Opened, worker: str) -> None:
     """The worker is gone."""
     try:
         await _sweep(o, None, [worker])
+    except Exception:
+        o.locks.let_go(worker)  # nobody here uses this name again, and others learn by that what could not be written
+        raise
     finally:
         await o.beacon.drop(worker)
 

@@ -301,8 +301,12 @@ class SQLiteStorage:
 
     async def unregister(self, worker: str) -> None:
         """The worker is gone, and what it held is free."""
-        leases = self._parts().leases
-        await self._write(lambda tx: leases.unregister(tx, worker))
+        parts = self._parts()
+        try:
+            await self._write(lambda tx: parts.leases.unregister(tx, worker))
+        except Exception:
+            parts.locks.let_go(worker)  # nobody here uses this name again, and others learn by that what could not be written
+            raise
 
 
 def _encoded(children: Collection[NewRun]) -> list[runs.Child]:

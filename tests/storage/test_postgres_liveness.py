@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flux.errors import LeaseLost
+from flux.errors import LeaseLost, StorageMisused
 from flux.storage import StoredRun
 from flux.testing.conformance.kit import HandClock
 from flux_storage import PostgresStorage
@@ -262,3 +262,17 @@ async def test_a_short_lease_is_not_made_longer_by_doubt(pair: Pair) -> None:
     assert await pair.claimed() == ["one"]
     with pytest.raises(LeaseLost):
         await pair.w.create(new_run("two", owner="w"))
+
+
+async def test_a_worker_that_could_not_be_unregistered(server: Server, schema: str) -> None:
+    """S14.5, D14: it is gone all the same. Its lock is given up, so that others need not wait for its lease, and nothing stays open."""
+    async with PostgresStorage(server.url(), schema=schema) as left, PostgresStorage(server.url(), schema=schema) as other:
+        await left.register("gone", HOUR)
+        await left.create(new_run("one", owner="gone"))
+        await other.register("w", LEASE)
+        await server.sql(f'ALTER TABLE "{schema}".runs RENAME TO away')
+        with pytest.raises(StorageMisused):
+            await left.unregister("gone")
+        await server.sql(f'ALTER TABLE "{schema}".away RENAME TO runs')
+        assert [run.header.run_id for run in (await other.claim("w", [CODE], 10)).runs] == ["one"]
+        assert locks(other) == ["w.lock"]

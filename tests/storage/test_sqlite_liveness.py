@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from flux.errors import StorageUnavailable
 from flux.storage import StoredRun
 from flux_storage import SQLiteStorage
 
@@ -127,3 +128,16 @@ async def test_any_nonce_makes_a_harmless_file_name(path: Path) -> None:
         await storage.register("../../evil", HOUR)
         assert [name for name in os.listdir(path.parent) if "evil" in name] == []
         assert len(locks(path)) == 1
+
+
+async def test_a_worker_that_could_not_be_unregistered(path: Path) -> None:
+    """S14.5, D14: it is gone all the same. Its lock is given up, so that others need not wait for its lease, and nothing stays open."""
+    async with SQLiteStorage(path) as left, SQLiteStorage(path) as other:
+        await left.register("gone", HOUR)
+        await left.create(new_run("one", owner="gone"))
+        await other.register("w", LEASE)
+        await left._write(lambda tx: tx.cursor.execute("PRAGMA query_only = 1").fetchall())
+        with pytest.raises(StorageUnavailable):
+            await left.unregister("gone")
+        assert [run.header.run_id for run in (await other.claim("w", [CODE], 10)).runs] == ["one"]
+        assert locks(path) == ["w.lock"]
