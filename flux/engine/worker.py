@@ -41,6 +41,7 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Worker:
+        self._stopping = False  # it may have been left before
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="flux-worker")
         return self
 

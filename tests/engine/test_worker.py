@@ -33,6 +33,15 @@ async def test_it_runs_what_was_started(engine: FluxEngine) -> None:
     assert effects.done.count("a") == effects.done.count("b") == 2
 
 
+async def test_it_is_entered_again(engine: FluxEngine) -> None:
+    """S14: a worker that was left and is entered again works again."""
+    flow = create_workflow("again").step("a", Effects().step("a"))
+    worker = engine.worker()
+    for _ in range(2):
+        async with worker:
+            await (await engine.start(flow)).result(timeout=60)
+
+
 async def test_work_until_stopped(engine: FluxEngine) -> None:
     """api.md: `engine.work()` returns when told to stop, after what it moves has come to rest."""
     effects = Effects()
