@@ -176,10 +176,13 @@ class Schedules:
     async def trigger(self, name: str) -> Schedule:
         """With a run more."""
 
+        now = self._host.now()
+        while await self._storage.read_header(run_id(name, now, triggered=True)) is not None:
+            now += 1  # triggered in this instant, before a tick was made for an earlier one
+
         def edit(found: Stored | None) -> tuple[Stored, Sequence[NewRun]]:
             row = _there(name, found)
             rule = self._read(row)
-            now = self._host.now()
             at = now if row.last_at is None else max(now, row.last_at + 1)  # two in one instant are two runs, with two ids
             new = draft(self._host, row, rule, run_id(name, at, triggered=True))
             return replace(row, last_at=at, last_run=new.run_id), (new,)

@@ -534,6 +534,18 @@ async def test_triggers_in_one_instant(cluster: Cluster) -> None:
     assert told[:2] == ["tick@2026-01-01T00:00:00Z/trigger", "tick@2026-01-01T00:00:00.000001Z/trigger"]
 
 
+async def test_triggers_around_a_late_tick(cluster: Cluster) -> None:
+    """I21: also where between two of one instant a worker makes the run of an earlier one."""
+    engine = await cluster.open(workflows=[FLOW])
+    one = await engine.schedule("tick", FLOW, every=MINUTE)
+    await cluster.clock.advance(seconds=61)
+    told = [(await one.trigger()).last_run_id]
+    async with engine.worker():
+        await ticked(engine, cluster.clock)
+    told += [(await one.trigger()).last_run_id for _ in range(2)]
+    assert len(set(told)) == 3 and set(await made(engine)) == {*told, *ids("tick", 1)}
+
+
 async def test_what_is_refused(engine: FluxEngine, cluster: Cluster) -> None:
     """S15.7: with what was expected, and nothing is stored."""
 
