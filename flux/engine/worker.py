@@ -42,6 +42,7 @@ class Worker:
 
     async def __aenter__(self) -> Worker:
         self._stopping = False  # it may have been left before
+        self._host.workers.add(self)  # who is told to stop before its task's first turn has heard it
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="flux-worker")
         return self
 
@@ -52,6 +53,7 @@ class Worker:
             _, late = await asyncio.wait([self._task], timeout=self._host.grace)
             for task in late:
                 task.cancel()
+            self._host.workers.discard(self)  # where its task was cancelled before that turn
             await asyncio.gather(self._task, return_exceptions=bool(late))
 
     async def _serve(self) -> None:

@@ -42,6 +42,17 @@ async def test_it_is_entered_again(engine: FluxEngine) -> None:
             await (await engine.start(flow)).result(timeout=60)
 
 
+async def test_it_is_stopped_at_once(cluster: Cluster) -> None:
+    """S14: a worker that is told to stop before its task has had a turn claims nothing."""
+    storage = Faulty(cluster.storage())
+    engine = await cluster.open(storage, workflows=[create_workflow("w").step("a", Effects().step("a"))])
+    async with engine.worker():
+        engine.stop()
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert "claim" not in [verb for verb, _ in storage.calls]
+
+
 async def test_work_until_stopped(engine: FluxEngine) -> None:
     """api.md: `engine.work()` returns when told to stop, after what it moves has come to rest."""
     effects = Effects()
