@@ -38,6 +38,9 @@ async def renew(o: Opened, worker: str, lease: int) -> Renewal:
     does not wait so long that the lease runs out meanwhile."""
     answering = min(ANSWERING, max(SOON, lease / 3_000_000))
     row = await o.beacon.row(o.sql.renew, o.earliest(), worker, lease, answering=answering)
+    if not row[1]:  # it never renews again
+        o.locks.let_go(worker)
+        await o.beacon.drop(worker)
     return Renewal(row[1], tuple(row[2]) if row[1] else (), o.saw(row[0]))
 
 

@@ -296,8 +296,11 @@ class SQLiteStorage:
 
     async def renew(self, worker: str, lease: int) -> Renewal:
         """Alive for `lease` microseconds more; from any event loop."""
-        leases = self._parts().leases
-        return await self._write(lambda tx: leases.renew(tx, worker, lease))
+        parts = self._parts()
+        renewal = await self._write(lambda tx: parts.leases.renew(tx, worker, lease))
+        if not renewal.alive:
+            parts.locks.let_go(worker)  # it never renews again
+        return renewal
 
     async def unregister(self, worker: str) -> None:
         """The worker is gone, and what it held is free."""

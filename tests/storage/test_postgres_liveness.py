@@ -276,3 +276,14 @@ async def test_a_worker_that_could_not_be_unregistered(server: Server, schema: s
         await server.sql(f'ALTER TABLE "{schema}".away RENAME TO runs')
         assert [run.header.run_id for run in (await other.claim("w", [CODE], 10)).runs] == ["one"]
         assert locks(other) == ["w.lock"]
+
+
+async def test_a_worker_that_learns_that_it_was_condemned(server: Server, schema: str) -> None:
+    """D13, D14: it never renews, so nothing stays open for it: a process that loses its lease now and then lasts for years."""
+    async with PostgresStorage(server.url(), schema=schema) as lost, PostgresStorage(server.url(), schema=schema) as other:
+        await lost.register("late", 1)
+        await other.register("w", LEASE)
+        assert (await other.claim("w", [CODE], 10)).runs == []
+        assert not (await lost.renew("late", HOUR)).alive
+        assert not lost._parts().locks.holds("late.lock")
+        assert lost._parts().beacon._held == set()

@@ -141,3 +141,13 @@ async def test_a_worker_that_could_not_be_unregistered(path: Path) -> None:
             await left.unregister("gone")
         assert [run.header.run_id for run in (await other.claim("w", [CODE], 10)).runs] == ["one"]
         assert locks(path) == ["w.lock"]
+
+
+async def test_a_worker_that_learns_that_it_was_condemned(path: Path) -> None:
+    """D13, D14: it never renews, so nothing stays open for it: a process that loses its lease now and then lasts for years."""
+    async with SQLiteStorage(path) as lost, SQLiteStorage(path) as other:
+        await lost.register("late", 1)
+        await other.register("w", LEASE)
+        assert (await other.claim("w", [CODE], 10)).runs == []
+        assert not (await lost.renew("late", HOUR)).alive
+        assert not lost._parts().locks.holds("late.lock")
