@@ -122,11 +122,12 @@ class Node:
 class Sequence:
     """The nodes of a body, in order and by name.
 
-    `needs` is None for a sequence; where steps say `after=`, it holds for each node those that must have ended before it. `opening` is
-    the step that is called whenever a run begins, in the workflow's own sequence (stride.py).
+    `needs` is None for a sequence; where steps say `after=`, it holds for each node those that must have ended before it. `calls_at_once`:
+    all that begins with this body is called, and nothing is asked before. `opening` is the step that begins with the workflow's own
+    sequence, if that is so of it (stride.py).
     """
 
-    __slots__ = ("by_name", "needs", "nodes", "opening", "single")
+    __slots__ = ("by_name", "calls_at_once", "needs", "nodes", "opening", "single")
 
     def __init__(self, body: Body, defaults: Defaults, *, inside: bool = False) -> None:
         self.nodes = tuple(Node(step, index, defaults) for index, step in enumerate(body.steps))
@@ -137,19 +138,17 @@ class Sequence:
         self.opening: Node | None = None
         graph = any(step.after is not None for step in body.steps)
         self.needs = {node.name: frozenset(node.step.after or ()) for node in self.nodes} if graph else None
+        self.calls_at_once = self._calls_at_once()
         if not (graph or inside):
             self._straighten()
 
     def _straighten(self) -> None:
-        if self.nodes and self.nodes[0].called and self.nodes[0].when is None:
-            self.opening = self.nodes[0]
+        self.opening = self.nodes[0] if self.nodes and self.calls_at_once else None
         for node, following in zip(self.nodes, (*self.nodes[1:], None), strict=False):
             node.following = following
             node.straight = node.plain and node.called and (following is None or (following.called and following.when is None))
 
-    @property
-    def calls_at_once(self) -> bool:
-        """Whether all that begins with this body is called, and nothing is asked before."""
+    def _calls_at_once(self) -> bool:
         needs = self.needs
         first = self.nodes[:1] if needs is None else [node for node in self.nodes if not needs[node.name]]
         return all(node.called and node.when is None for node in first)
