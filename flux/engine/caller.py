@@ -102,7 +102,7 @@ class Caller:
     async def _begin(self, driver: Driver, new: NewRun, first: tuple[Command, ...]) -> str | None:
         """Store the run and move it until it rests, in a task of the engine's own (D19); the id of the run that was there instead."""
         try:
-            created = await self._create(new)
+            created = await self._create_held(driver, new)
         except (StorageUnavailable, LeaseLost):
             self._host.retire(driver.lease)
             raise
@@ -118,6 +118,15 @@ class Caller:
             first = (*[Released(st.path, st.attempt) for st in driver.state.calls.values()], *first)
         await self._host.move(driver, first)
         return None
+
+    async def _create_held(self, driver: Driver, new: NewRun) -> Created:
+        try:
+            return await self._create(new)
+        except LeaseLost:  # condemned a while ago, and told only now
+            self._host.drop_lease(driver.lease)
+            driver.lease = await self._host.lease()
+            new.owner = driver.lease.nonce
+            return await self._create(new)
 
     async def fork(self, bound: Bound, origin: RunState, new_id: str | None, shared: Sequence[Record], start: bool) -> RunResult:
         """Make a run that shares the history of another; move it here, or leave it to a worker (D5)."""
@@ -199,7 +208,8 @@ class Caller:
             host.saw(posted.now)
             if posted.run is not None and lease is not None:
                 return await host.take_on(posted.run, lease, self._stay, self._drive)
-            if lease is not None and posting.kind == "cancel" and posted.header.status is RunStatus.BLOCKED:
+            if posting.kind == "cancel" and posted.header.status is RunStatus.BLOCKED and not host.draining:
+                lease = lease or await host.lease()  # no worker looks for it
                 run = await self._host.storage.take(run_id, lease.nonce, blocked=True)
                 if run is not None and run.header.owner == lease.nonce:
                     return await host.take_down(run, lease, self._stay, self._drive)

@@ -107,6 +107,16 @@ async def test_a_blocked_run_that_fits_is_cancelled(cluster: Cluster) -> None:
     assert result.status == "cancelled" and effects.done == ["undo a"]
 
 
+async def test_a_blocked_run_is_cancelled_where_calls_only_post(cluster: Cluster) -> None:
+    """S11.1, D19: no worker looks for it, so the call itself takes it down: an accepted cancel would be carried out by nobody."""
+    effects = Effects()
+    run_id = await suspended(cluster, effects)
+    engine, web = await cluster.open(), await cluster.open(workflows=[original(effects)], drive_in_caller=False)
+    await engine.signal(renamed(effects), run_id, "go")
+    result = await web.cancel(run_id)
+    assert result.status == "cancelled" and effects.done == ["undo a"]
+
+
 async def test_a_changed_kind(cluster: Cluster) -> None:
     """S13.2: a done step that has changed its kind does not fit."""
     effects = Effects()

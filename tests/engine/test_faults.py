@@ -205,6 +205,18 @@ async def test_a_late_heartbeat(cluster: Cluster) -> None:
     assert (await task).results == {"hold": 1}
 
 
+async def test_a_run_is_made_by_a_worker_that_was_condemned(cluster: Cluster) -> None:
+    """S14.2: it learns so when it makes the next run, and makes that under another name."""
+    effects = Effects()
+    flow = create_workflow("condemned").step("a", effects.step("a"))
+    engine = await cluster.open()
+    await engine.execute(flow, id="before")
+    nonce = (await engine._host.lease()).nonce  # pyright: ignore[reportPrivateUsage]
+    await engine.storage.unregister(nonce)
+    result = await engine.execute(flow, id="after")
+    assert result.status == "completed" and effects.done == ["a", "a"]
+
+
 async def test_a_condemned_worker_stops_its_handlers(cluster: Cluster) -> None:
     """D13, S14.2: it learns at its next heartbeat, drops everything and registers anew."""
     entered = asyncio.Event()
