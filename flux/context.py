@@ -471,6 +471,9 @@ class Context(Generic[InputT, DataT]):
     def _typed_changes(self, data: Any) -> Changes | None:
         before = self._texts()
         found: Changes = {}
+        for name in getattr(data, "__dict__", ()):
+            if name not in self._source.data_names and not hasattr(type(data), name):
+                raise NotStorable(f"{self.path}: data.{name}: {type(data).__name__} has no such field, and nothing else of it is stored")
         for field in dataclasses.fields(data):
             text = self._codec.encode(getattr(data, field.name), f"{self.path}: data.{field.name}")
             if before.get(field.name) != text:
@@ -484,7 +487,7 @@ class Context(Generic[InputT, DataT]):
 class Source:
     """What contexts of one workflow in one engine share: how to read input, data and errors."""
 
-    __slots__ = ("codec", "data_type", "idempotency_key", "progress", "read_input", "rebuild", "write_input")
+    __slots__ = ("codec", "data_names", "data_type", "idempotency_key", "progress", "read_input", "rebuild", "write_input")
 
     def __init__(
         self,
@@ -500,6 +503,7 @@ class Source:
         self.read_input = read_input
         self.write_input = write_input
         self.data_type = data_type
+        self.data_names: frozenset[str] = frozenset()  # its fields, and what it gives itself beside them
         self.rebuild = rebuild
         self.idempotency_key = idempotency_key
         self.progress = progress
@@ -508,12 +512,14 @@ class Source:
         """The data for one attempt."""
         if self.data_type is None:
             return (ReadOnlyData if read_only else Data)(texts, self.codec)
-        names = {field.name for field in dataclasses.fields(self.data_type)}
+        names = frozenset(field.name for field in dataclasses.fields(self.data_type))
         values = {key: self.codec.decode(text) for key, text in texts.items() if key in names}
         try:
-            return self.data_type(**values)
+            data = self.data_type(**values)
         except TypeError as error:
             raise NotStorable(f"the run's data does not make a {self.data_type.__name__}: {error}") from error
+        self.data_names = names | set(getattr(data, "__dict__", ()))
+        return data
 
 
 if TYPE_CHECKING:

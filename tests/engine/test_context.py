@@ -9,6 +9,7 @@ import logging
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -245,6 +246,31 @@ async def test_typed_data(engine: FluxEngine) -> None:
     result = await engine.execute(flow)
     assert result.error is None and seen == [5, 5]
     assert result.data == {"items": ["x"], "total": 6, "note": None}
+
+
+async def test_a_field_that_typed_data_does_not_have(engine: FluxEngine) -> None:
+    """S15.1: it would be lost, and is refused; what the class gives itself is its own."""
+
+    @dataclass
+    class Sums:
+        total: int = 0
+
+        def __post_init__(self) -> None:
+            self.seen = 0
+
+        @cached_property
+        def twice(self) -> int:
+            return 2 * self.total
+
+    async def add(ctx: Any) -> None:
+        ctx.data.total, ctx.data.seen = ctx.data.twice + 1, 1
+        if ctx.input:
+            ctx.data.totl = 5
+
+    flow = create_workflow("sums").data(Sums).step("add", add)
+    assert (await engine.execute(flow)).data == {"total": 1}
+    result = await engine.execute(flow, "typo")
+    assert result.status == "failed" and "add: data.totl: Sums has no such field" in str(result.error)
 
 
 async def test_typed_data_begins_as_one_object(engine: FluxEngine) -> None:
