@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 import pytest
@@ -19,35 +18,11 @@ from flux.storage import Header, NewPosting, Outgoing, Query, Schedule, StoredRu
 from flux_storage import PostgresStorage
 from flux_storage.postgres import forgetting
 
-from ..postgres import Server, Wire, fresh_schema
+from ..postgres import Server
+from .conftest import Wired
 from .runs import CODE, LEASE, end, new_run, signal, step
 
 pytestmark = pytest.mark.anyio
-
-Wired: TypeAlias = tuple[PostgresStorage, Wire]
-
-
-@pytest.fixture
-def schema() -> str:
-    return fresh_schema()
-
-
-@pytest.fixture
-async def storage(server: Server, schema: str) -> AsyncIterator[PostgresStorage]:
-    async with PostgresStorage(server.url(), schema=schema) as opened:
-        await opened.register("w", LEASE)
-        yield opened
-
-
-@pytest.fixture
-async def wired(server: Server, schema: str, tmp_path: Path) -> AsyncIterator[Wired]:
-    """A storage behind a wire that can lose answers."""
-    folder = tmp_path / "w"
-    folder.mkdir()
-    async with Wire(server, folder) as wire:
-        async with PostgresStorage(wire.url(), schema=schema) as storage:
-            await storage.register("w", LEASE)
-            yield storage, wire
 
 
 async def held(storage: WorkflowStorage, run_id: str, worker: str = "w", **fields: Any) -> Header:

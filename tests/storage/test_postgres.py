@@ -31,18 +31,6 @@ pytestmark = pytest.mark.anyio
 CODE = ("order", "1", "s")
 
 
-@pytest.fixture
-def schema() -> str:
-    return fresh_schema()
-
-
-@pytest.fixture
-async def storage(server: Server, schema: str) -> AsyncIterator[PostgresStorage]:
-    async with PostgresStorage(server.url(), schema=schema) as opened:
-        await opened.register("w", LEASE)
-        yield opened
-
-
 async def held(storage: WorkflowStorage, run_id: str, worker: str = "w") -> Header:
     return (await storage.create(new_run(run_id, owner=worker))).header
 

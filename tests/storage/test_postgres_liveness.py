@@ -21,7 +21,7 @@ from flux_storage.postgres import leases, opened
 from flux_storage.postgres.opened import lock_folder
 from flux_storage.postgres.schema import number_of
 
-from ..postgres import Server, fresh_schema
+from ..postgres import Server
 from .runs import LEASE, new_run, step
 
 pytestmark = pytest.mark.anyio
@@ -43,11 +43,6 @@ async def main():
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-def schema() -> str:
-    return fresh_schema()
 
 
 @contextmanager

@@ -16,22 +16,10 @@ from flux.storage import Limit, Schedule
 from flux_storage import PostgresStorage
 from flux_storage.postgres import beacon, link
 
-from ..postgres import Server, Wire, fresh_schema
+from ..postgres import Server, Wire
 from .runs import CODE, LEASE, new_run, signal, step
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def schema() -> str:
-    return fresh_schema()
-
-
-@pytest.fixture
-async def storage(server: Server, schema: str) -> AsyncIterator[PostgresStorage]:
-    async with PostgresStorage(server.url(), schema=schema) as opened:
-        await opened.register("w", LEASE)
-        yield opened
 
 
 @pytest.mark.parametrize("transactional", [False, True])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
 import pytest
@@ -17,42 +16,18 @@ from flux_storage import PostgresStorage
 from flux_storage.postgres import link
 from flux_storage.postgres.errors import TROUBLE
 
-from ..postgres import Server, Wire, fresh_schema
+from ..postgres import Server
+from .conftest import Wired
 from .ledger_postgres import PostgresLedger
 from .runs import LEASE, new_run, signal, step
 
 pytestmark = pytest.mark.anyio
-
-Wired: TypeAlias = tuple[PostgresStorage, Wire]
-
-
-@pytest.fixture
-def schema() -> str:
-    return fresh_schema()
 
 
 @pytest.fixture
 async def ledger(server: Server, schema: str) -> AsyncIterator[PostgresLedger]:
     async with PostgresLedger.made(server, schema) as made:
         yield made
-
-
-@pytest.fixture
-async def storage(server: Server, schema: str) -> AsyncIterator[PostgresStorage]:
-    async with PostgresStorage(server.url(), schema=schema) as opened:
-        await opened.register("w", LEASE)
-        yield opened
-
-
-@pytest.fixture
-async def wired(server: Server, schema: str, tmp_path: Path) -> AsyncIterator[Wired]:
-    """A storage behind a wire that can lose answers."""
-    folder = tmp_path / "w"
-    folder.mkdir()
-    async with Wire(server, folder) as wire:
-        async with PostgresStorage(wire.url(), schema=schema) as storage:
-            await storage.register("w", LEASE)
-            yield storage, wire
 
 
 async def held(storage: WorkflowStorage, run_id: str = "one") -> Header:
