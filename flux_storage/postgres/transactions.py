@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LEAVE_OPEN = "this connection is flux's own, lent for the step: leave it open"
+
 
 class Lending:
     """A transaction for as long as the block lasts."""
@@ -78,11 +80,30 @@ async def _forget(o: Opened, borrowing: asyncio.Future[tuple[Connection, Any]]) 
     await LentTransaction(o, connection, transaction, "").end()
 
 
+class LentConnection:
+    """The connection as a handler has it: it can do what asyncpg's can, but is flux's to close."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def close(self, *, timeout: float | None = None) -> None:
+        """Refused with StorageMisused."""
+        raise StorageMisused(_LEAVE_OPEN)
+
+    def terminate(self) -> None:
+        """Refused with StorageMisused."""
+        raise StorageMisused(_LEAVE_OPEN)
+
+
 class LentTransaction:
     """A `flux.storage.Transaction`."""
 
     def __init__(self, o: Opened, connection: Connection, transaction: Any, name: str) -> None:
-        self.connection = connection
+        self.connection = LentConnection(connection)
+        self._connection = connection
         self._o = o
         self._transaction = transaction
         self._name = name
@@ -113,9 +134,12 @@ class LentTransaction:
         async with self._turn:
             if not self._over:
                 await self._roll_back()
-            if not self._given_back:
-                self._given_back = True
-                self._o.lent.give_back(self.connection, broken=self._broken)
+            self._give_back(broken=self._broken)
+
+    def _give_back(self, *, broken: bool) -> None:
+        if not self._given_back:
+            self._given_back = True
+            self._o.lent.give_back(self._connection, broken=broken)
 
     # --- one at a time
 
@@ -155,19 +179,19 @@ class LentTransaction:
     async def _demand_own(self) -> None:
         """It is still the transaction that was lent, and none of its statements has failed."""
         try:
-            row = await self.connection.fetchrow(self._o.sql.give_back, timeout=ANSWERING)
+            row = await self._connection.fetchrow(self._o.sql.give_back, timeout=ANSWERING)
         except TROUBLE as error:
             if is_passing(error):
                 raise translate(error, self._o.link.where) from error
             raise  # a statement of the handler has failed: this is its error
-        if row[0] != self._name or not self.connection.is_in_transaction():
+        if row[0] != self._name or not self._connection.is_in_transaction():
             raise StorageMisused("the handler has ended the transaction that was lent to it: what it did is not the step's")
 
     async def _fence(self, member: Member[Written]) -> int | None:
         """The time, with everything of flux's written and locked; None where it was refused, which has left nothing, not even a lock."""
-        inner = self.connection.transaction()
+        inner = self._connection.transaction()
         await inner.start()
-        now, done = await commit_within(self._o, self.connection, [member])
+        now, done = await commit_within(self._o, self._connection, [member])
         if done:
             await inner.commit()
             return self._o.saw(now)
@@ -177,7 +201,7 @@ class LentTransaction:
     async def _explain_here(self, member: Member[Written]) -> list[Member[Written]]:
         """The same as this transaction sees it."""
         try:
-            return await explain(self._o, [member], self._o.earliest(), partial(self.connection.fetch, timeout=ANSWERING))
+            return await explain(self._o, [member], self._o.earliest(), partial(self._connection.fetch, timeout=ANSWERING))
         except TROUBLE as error:
             raise translate(error, self._o.link.where) from error
 
@@ -211,9 +235,7 @@ class LentTransaction:
     async def _look(self, commit: Commit, texts: Texts) -> Committed:
         """What has become of COMMIT. Raises StorageUnavailable while that cannot be known."""
         o = self._o
-        if not self._given_back:
-            self._given_back = True
-            o.lent.give_back(self.connection, broken=True)
+        self._give_back(broken=True)
         await o.link.row(o.sql.lock_run, commit.run_id)  # waits for the session that is lost
         rows = await o.link.rows(
             o.sql.stand, [commit.ref], [commit.run_id], [commit.owner], [commit.epoch], [commit.position], [commit.at]

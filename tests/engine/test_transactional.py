@@ -253,6 +253,26 @@ class _TroubledTransaction(_CutTransaction):
         return await self._inner.commit(commit)
 
 
+async def test_a_handler_that_closes_its_connection(engine: FluxEngine, ledger: Ledger) -> None:
+    """S3.6: it is told that it may not, which is an error of its attempts; others go on."""
+    calls: list[int] = []
+
+    def now(ctx: Any) -> Any:
+        calls.append(ctx.attempt)
+        assert len(calls) < 5, "it is not called for ever"
+        return ctx.connection.close()
+
+    async def later(ctx: Any) -> None:
+        await now(ctx)
+
+    closes = create_workflow("f").step("a", later if ledger.asynchronous else now, transactional=True, retries=1)
+    failed = await engine.execute(closes)
+    assert (failed.status, calls) == ("failed", [1, 2])
+    assert isinstance(failed.error, StorageMisused) and "leave it open" in str(failed.error)
+    assert (await engine.execute(create_workflow("g").step("a", ledger.write, transactional=True), id="r")).status == "completed"
+    assert await ledger.lines() == ["r a"]
+
+
 async def test_a_signal_that_comes_meanwhile(engine: FluxEngine, ledger: Ledger) -> None:
     """D12, I27: a cancel that was accepted before the commit wins, and what the handler did is undone like any step's."""
     undone = Parts()

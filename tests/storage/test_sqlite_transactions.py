@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from flux import FluxEngine, create_workflow
 from flux.errors import StorageMisused, StorageUnavailable
 from flux.testing import VirtualClock
 from flux.testing.conformance import OUTBOX_CHECKS, TRANSACTION_CHECKS, run_check
@@ -155,19 +154,6 @@ async def test_a_handler_that_closes_the_connection(storage: SQLiteStorage) -> N
         await tx.run(lambda connection: connection.execute("INSERT INTO lines VALUES ('b')"))
         await tx.commit(commit_of(header, await storage.now()))
     assert await _lines(storage).lines() == ["b"]
-
-
-async def test_a_step_that_closes_the_connection(tmp_path: Path) -> None:
-    """S3.6: that is an error of its attempts, and other runs go on."""
-    lines = Lines(tmp_path / "flux.db")
-    closes = create_workflow("f").step("a", lambda ctx: ctx.connection.close(), transactional=True, retries=1)
-    writes = create_workflow("g").step("a", lambda ctx: lines.note(ctx.connection, "a"), transactional=True)
-    async with FluxEngine(SQLiteStorage(lines.path), clock=VirtualClock()) as engine:
-        failed = await engine.execute(closes)
-        assert (failed.status, failed.history[0].attempts) == ("failed", 2)
-        assert isinstance(failed.error, StorageMisused) and "leave it open" in str(failed.error)
-        assert (await engine.execute(writes)).status == "completed"
-    assert await lines.lines() == ["a"]
 
 
 async def test_a_connection_that_is_closed_all_the_same(storage: SQLiteStorage) -> None:

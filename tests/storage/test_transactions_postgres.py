@@ -269,6 +269,19 @@ async def test_a_handlers_connection_is_as_the_server_makes_it(storage: Postgres
             await tx.commit(step(await held(storage, f"r{id(tx)}"), 1))
 
 
+async def test_a_connection_that_is_lent_is_not_closed(storage: PostgresStorage, ledger: PostgresLedger) -> None:
+    """S3.6: neither in one way nor in the other; whoever goes on loses nothing."""
+    header = await held(storage)
+    async with storage.transaction() as tx:
+        await ledger.note(tx.connection, "a")
+        with pytest.raises(StorageMisused, match="leave it open"):
+            await tx.run(lambda connection: connection.close(timeout=1))
+        with pytest.raises(StorageMisused, match="leave it open"):
+            tx.connection.terminate()
+        await tx.commit(step(header, 1))
+    assert await ledger.lines() == ["a"]
+
+
 async def test_no_more_are_lent_than_there_are(storage: PostgresStorage) -> None:
     """Others wait, and go on when one is given back; who stops waiting keeps nothing."""
     entered = [storage.transaction() for _ in range(link.LENT)]
