@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LEAVE_OPEN = "this connection is flux's own, lent for the step: leave it open"
+_CODECS = frozenset({"set_type_codec", "set_builtin_type_codec", "reset_type_codec"})
 
 
 class Lending:
@@ -81,12 +82,15 @@ async def _forget(o: Opened, borrowing: asyncio.Future[tuple[Connection, Any]]) 
 
 
 class LentConnection:
-    """The connection as a handler has it: it can do what asyncpg's can, but is flux's to close."""
+    """The connection as a handler has it: what asyncpg's is, but flux's to close. `altered`: no reset makes it as it was."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.altered = False
 
     def __getattr__(self, name: str) -> Any:
+        if name in _CODECS:
+            self.altered = True
         return getattr(self._connection, name)
 
     async def close(self, *, timeout: float | None = None) -> None:
@@ -134,7 +138,7 @@ class LentTransaction:
         async with self._turn:
             if not self._over:
                 await self._roll_back()
-            self._give_back(broken=self._broken)
+            self._give_back(broken=self._broken or self.connection.altered)
 
     def _give_back(self, *, broken: bool) -> None:
         if not self._given_back:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -267,6 +268,23 @@ async def test_a_handlers_connection_is_as_the_server_makes_it(storage: Postgres
             assert await tx.connection.fetchval("SHOW work_mem") == "4MB"
             await tx.connection.execute("SET work_mem = '9MB'")
             await tx.commit(step(await held(storage, f"r{id(tx)}"), 1))
+
+
+async def test_a_codec_is_for_one_handler(server: Server, schema: str) -> None:
+    """As any setting: also where the connections are the caller's, whose own codecs stay."""
+
+    async def prepare(connection: Any) -> None:
+        await connection.set_type_codec("jsonb", encoder=repr, decoder=len, schema="pg_catalog")
+
+    async with asyncpg.create_pool(server.url(), min_size=0, max_size=2, init=prepare) as pool:
+        for storage in (PostgresStorage(server.url(), schema=schema), PostgresStorage(pool=pool, schema=schema)):
+            async with storage:
+                for _ in range(3):
+                    async with storage.transaction() as tx:
+                        assert await tx.connection.fetchval("SELECT '[1]'::json") == "[1]"
+                        await tx.connection.set_type_codec("json", encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
+                        assert await tx.connection.fetchval("SELECT '[1]'::json") == [1]
+        assert await pool.fetchval("SELECT '[1]'::jsonb") == 3
 
 
 async def test_a_connection_that_is_lent_is_not_closed(storage: PostgresStorage, ledger: PostgresLedger) -> None:
