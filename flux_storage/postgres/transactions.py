@@ -13,6 +13,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import asyncpg
+
 from flux.errors import FluxError, InvalidArgument, StorageMisused, StorageUnavailable
 from flux.journal import encode_row
 from flux.storage import Commit, Committed, RolledBack
@@ -184,12 +186,22 @@ class LentTransaction:
         """It is still the transaction that was lent, and none of its statements has failed."""
         try:
             row = await self._connection.fetchrow(self._o.sql.give_back, timeout=ANSWERING)
+        except asyncpg.InterfaceError as error:
+            if self._is_there():
+                raise StorageMisused(f"something that the handler began on its connection still goes on, await it: {error}") from error
+            raise translate(error, self._o.link.where) from error
         except TROUBLE as error:
             if is_passing(error):
                 raise translate(error, self._o.link.where) from error
             raise  # a statement of the handler has failed: this is its error
         if row[0] != self._name or not self._connection.is_in_transaction():
             raise StorageMisused("the handler has ended the transaction that was lent to it: what it did is not the step's")
+
+    def _is_there(self) -> bool:
+        try:
+            return not self._connection.is_closed()
+        except asyncpg.InterfaceError:  # its pool has noticed that it is gone
+            return False
 
     async def _fence(self, member: Member[Written]) -> int | None:
         """The time, with everything of flux's written and locked; None where it was refused, which has left nothing, not even a lock."""

@@ -210,6 +210,22 @@ async def test_a_connection_that_is_lost_in_the_handler(storage: PostgresStorage
     assert await ledger.lines() == ["c"]
 
 
+async def test_what_the_handler_has_begun_still_goes_on(storage: PostgresStorage, ledger: PostgresLedger) -> None:
+    """S3.6: that is the handler's doing, and would be so again and again; what comes next has a connection of its own."""
+    header = await held(storage)
+    async with storage.transaction() as tx:
+        left = asyncio.create_task(tx.connection.execute("SELECT pg_sleep(3600)"))
+        await asyncio.sleep(0)
+        with pytest.raises(StorageMisused, match="still goes on, await it"):
+            await tx.commit(step(header, 1))
+    with pytest.raises(TROUBLE):
+        await asyncio.wait_for(left, 30)
+    async with storage.transaction() as tx:
+        await ledger.note(tx.connection, "a")
+        await tx.commit(step(header, 1))
+    assert await ledger.lines() == ["a"]
+
+
 async def test_an_outcome_that_cannot_be_known_yet(wired: Wired, ledger: PostgresLedger, server: Server, monkeypatch: Any) -> None:
     """I45, contract 21: it is not guessed; the same commit again only looks."""
     storage, wire = wired
