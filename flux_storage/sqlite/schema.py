@@ -6,7 +6,10 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 from flux.errors import StorageMisused, StorageTooNew
 
@@ -15,6 +18,8 @@ from .errors import is_busy
 
 APPLICATION_ID = 0x666C7578  # "flux"
 _SET_APPLICATION = f"PRAGMA application_id = {APPLICATION_ID}"
+
+T = TypeVar("T", bound=sqlite3.Cursor | sqlite3.Blob)
 
 Pause = Callable[[], None]
 Step = Callable[[sqlite3.Cursor], None]
@@ -69,7 +74,45 @@ def readable(column: bytes) -> str:
 
 
 class WriterConnection(sqlite3.Connection):
-    """The connection of all writes. Handlers get it lent, and must not close it."""
+    """The connection of all writes. Handlers get it lent, and must not close it.
+
+    A statement that a handler leaves open would keep all later transactions from their end, or from their begin where others write too:
+    `take_back` closes what was made since `lend`.
+    """
+
+    _lent: WeakSet[sqlite3.Cursor | sqlite3.Blob] | None = None
+
+    def lend(self) -> None:
+        """What is made from now on is somebody's who may leave it open."""
+        self._lent = WeakSet()
+
+    def take_back(self) -> None:
+        """Close it."""
+        lent, self._lent = self._lent, None
+        for made in lent or ():
+            with suppress(sqlite3.Error):
+                made.close()
+
+    def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
+        """As `sqlite3` has it; and so have the others."""
+        return self._noted(super().cursor(factory))
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Run a statement."""
+        return self._noted(super().execute(sql, parameters))
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """Run it often."""
+        return self._noted(super().executemany(sql, parameters))
+
+    def blobopen(self, *where: Any, **how: Any) -> sqlite3.Blob:
+        """Open one value."""
+        return self._noted(super().blobopen(*where, **how))
+
+    def _noted(self, made: T) -> T:
+        if self._lent is not None:
+            self._lent.add(made)
+        return made
 
     def close(self) -> None:
         """Refused with StorageMisused."""

@@ -22,6 +22,7 @@ from flux.storage import Commit, Committed, RolledBack
 
 from . import queries, runs
 from .port import Port
+from .schema import WriterConnection
 from .writer import Transaction, Writer
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class SQLiteTransaction:
             await self._end
 
     @property
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> WriterConnection:
         """The writer's, in the open transaction; for what `run` calls."""
         if self._writer is None or self._tx is None:
             raise StorageMisused("the transaction is over")
@@ -130,12 +131,14 @@ class SQLiteTransaction:
     def _call(self, call: Callable[[Any], T]) -> T:
         connection = self.connection
         begun = perf_counter()
+        connection.lend()
         connection.set_authorizer(_allows)
         connection.set_progress_handler(lambda: perf_counter() - begun > self._limit, _STEPS)
         connection.row_factory, connection.text_factory, own = None, str, connection.text_factory
         try:
             return call(connection)
         finally:
+            connection.take_back()
             connection.set_authorizer(None)
             connection.set_progress_handler(None, _STEPS)
             connection.row_factory, connection.text_factory = None, own

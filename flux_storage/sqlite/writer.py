@@ -26,7 +26,7 @@ from flux.errors import FluxError, StorageUnavailable
 
 from . import queries
 from .errors import is_busy, translate
-from .schema import Patience, open_connection
+from .schema import Patience, WriterConnection, open_connection
 
 BATCH = 256  # operations in one transaction
 
@@ -322,7 +322,7 @@ class Writer:
     # --- for guests, in the thread
 
     @property
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> WriterConnection:
         """The connection that all writes go through."""
         return self._connection
 

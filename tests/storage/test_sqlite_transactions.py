@@ -156,6 +156,35 @@ async def test_a_handler_that_closes_the_connection(storage: SQLiteStorage) -> N
     assert await _lines(storage).lines() == ["b"]
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda connection: connection.execute("INSERT INTO lines VALUES ('c') RETURNING text"),
+        lambda connection: connection.execute("SELECT text FROM lines"),
+        lambda connection: connection.cursor().execute("SELECT text FROM lines"),
+        lambda connection: connection.blobopen("lines", "text", 1, readonly=True),
+    ],
+)
+async def test_a_statement_that_a_handler_leaves_open(storage: SQLiteStorage, begin: Any) -> None:
+    """S3.6, I18: it is over with the handler, although its cursor is kept; nobody's commit waits for it, also where others write."""
+    header = await held(storage)
+    ledger = _lines(storage)
+    kept: list[Any] = []
+    try:
+        async with ledger.connection() as outside:
+            ledger.note(outside, "a")
+            ledger.note(outside, "b")
+            async with storage.transaction() as tx:
+                await tx.run(lambda connection: kept.append(begin(connection)))
+                await tx.commit(commit_of(header, await storage.now()))
+            ledger.note(outside, "d")
+        assert await asyncio.wait_for(held(storage, "other"), 10)
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            kept[0].read() if isinstance(kept[0], sqlite3.Blob) else kept[0].fetchone()
+    finally:
+        kept.clear()
+
+
 async def test_a_connection_that_is_closed_all_the_same(storage: SQLiteStorage) -> None:
     """S15.3: then there is no database any more, and every call says so; none waits for ever, nor does closing."""
     async with storage.transaction() as tx:
