@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("flux.engine")
 
 FAIR = 64  # steps that never suspend, on a storage that never does, before others have their turn
+ROLLED_BACK = 20  # times that a transaction may be taken back for a passing reason before that is taken for the handler's fault
 RETRY_COMMIT = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds between tries of a commit that the storage could not take
 
 
@@ -285,6 +286,9 @@ class Driver:
                 break
             except (RolledBack, StorageUnavailable) as error:
                 self.state.rollback()
+                if isinstance(error, RolledBack) and tries >= ROLLED_BACK:
+                    outcome = (attempt.failed(error),)
+                    break
                 await self._wait_to_retry(error, tries)
         if outcome:
             await self._advance(outcome)

@@ -235,6 +235,14 @@ async def test_a_passing_trouble_is_no_attempt(cluster: Cluster, ledger: Ledger)
     assert ledger.calls == ["a", "a"], "once more for the one that was rolled back"
 
 
+async def test_one_that_is_rolled_back_every_time_has_failed(cluster: Cluster, ledger: Ledger) -> None:
+    """S3.6, I17: its handler may bring it about each time; it is not called for ever."""
+    engine = await cluster.open(_Troubled(cluster, [RolledBack("gone")] * 100))
+    result = await engine.execute(create_workflow("f").step("a", ledger.write, transactional=True, retries=0))
+    assert (result.status, result.history[0].attempts, await ledger.lines()) == ("failed", 1, [])
+    assert "gone" in str(result.error) and len(ledger.calls) == 21
+
+
 class _Troubled(_Cut):
     def __init__(self, cluster: Cluster, troubles: list[BaseException | None]) -> None:
         super().__init__(cluster, "")
