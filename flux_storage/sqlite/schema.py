@@ -77,10 +77,17 @@ class WriterConnection(sqlite3.Connection):
     """The connection of all writes. Handlers get it lent, and must not close it.
 
     A statement that a handler leaves open would keep all later transactions from their end, or from their begin where others write too:
-    `take_back` closes what was made since `lend`.
+    `take_back` closes what was made since `lend`. Who has kept the connection cannot use it any more then.
     """
 
     _lent: WeakSet[sqlite3.Cursor | sqlite3.Blob] | None = None
+    _kept = False  # flux has the one cursor that it needs
+
+    def keep(self) -> sqlite3.Cursor:
+        """A cursor; from here on others can only be had while it is lent."""
+        cursor: sqlite3.Cursor = self.cursor()
+        self._kept = True
+        return cursor
 
     def lend(self) -> None:
         """What is made from now on is somebody's who may leave it open."""
@@ -93,26 +100,53 @@ class WriterConnection(sqlite3.Connection):
             with suppress(sqlite3.Error):
                 made.close()
 
-    def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
-        """As `sqlite3` has it; and so have the others."""
-        return self._noted(super().cursor(factory))
-
-    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """Run a statement."""
-        return self._noted(super().execute(sql, parameters))
-
-    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
-        """Run it often."""
-        return self._noted(super().executemany(sql, parameters))
-
-    def blobopen(self, *where: Any, **how: Any) -> sqlite3.Blob:
-        """Open one value."""
-        return self._noted(super().blobopen(*where, **how))
+    def _check(self) -> None:
+        if self._kept and self._lent is None:
+            raise StorageMisused("this connection is flux's own, and was lent for a step that is over")
 
     def _noted(self, made: T) -> T:
         if self._lent is not None:
             self._lent.add(made)
         return made
+
+    def __enter__(self) -> Any:
+        self._check()
+        return super().__enter__()
+
+    def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
+        """As `sqlite3` has it, while it is lent; and so have the others."""
+        self._check()
+        return self._noted(super().cursor(factory))
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Run a statement."""
+        self._check()
+        return self._noted(super().execute(sql, parameters))
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """Run it often."""
+        self._check()
+        return self._noted(super().executemany(sql, parameters))
+
+    def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
+        """Run several."""
+        self._check()
+        return self._noted(super().executescript(sql_script))
+
+    def blobopen(self, *where: Any, **how: Any) -> sqlite3.Blob:
+        """Open one value."""
+        self._check()
+        return self._noted(super().blobopen(*where, **how))
+
+    def commit(self) -> None:
+        """End a transaction."""
+        self._check()
+        super().commit()
+
+    def rollback(self) -> None:
+        """Take one back."""
+        self._check()
+        super().rollback()
 
     def close(self) -> None:
         """Refused with StorageMisused."""

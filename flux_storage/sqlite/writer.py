@@ -193,7 +193,7 @@ class Writer:
     def _run(self) -> None:
         try:
             self._connection = open_connection(self._path, self._synchronous, self._patience)
-            self._cursor = self._connection.cursor()
+            self._cursor = self._connection.keep()
         except Exception as error:
             self.opened.set_exception(translate(error, self._path))
             return

@@ -185,6 +185,32 @@ async def test_a_statement_that_a_handler_leaves_open(storage: SQLiteStorage, be
         kept.clear()
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda connection: connection.execute("DELETE FROM flux_runs"),
+        lambda connection: connection.executemany("DELETE FROM flux_runs WHERE run_id = ?", [("r",)]),
+        lambda connection: connection.executescript("DELETE FROM flux_runs"),
+        lambda connection: connection.cursor(),
+        lambda connection: connection.blobopen("flux_runs", "run_id", 1),
+        lambda connection: connection.commit(),
+        lambda connection: connection.rollback(),
+        lambda connection: connection.__enter__(),
+    ],
+)
+async def test_a_connection_that_a_handler_keeps(storage: SQLiteStorage, use: Any) -> None:
+    """S3.6: it is of no use once the step is over, neither beside others' transactions nor between them."""
+    header = await held(storage)
+    async with storage.transaction() as tx:
+        kept = await tx.run(lambda connection: connection)
+        await tx.commit(commit_of(header, await storage.now()))
+        with pytest.raises(StorageMisused, match="a step that is over"):
+            use(kept)
+    with pytest.raises(StorageMisused, match="a step that is over"):
+        use(kept)
+    assert await storage.read_header(header.run_id) is not None
+
+
 async def test_a_connection_that_is_closed_all_the_same(storage: SQLiteStorage) -> None:
     """S15.3: then there is no database any more, and every call says so; none waits for ever, nor does closing."""
     async with storage.transaction() as tx:
