@@ -96,6 +96,7 @@ class SQLiteStorage:
         self._open: Opened | None = None
         self._users = 0
         self._turns = Turns()  # of opening and closing
+        self._leaving: set[asyncio.Task[None]] = set()
 
     @classmethod
     def from_url(cls, url: str) -> SQLiteStorage:
@@ -134,7 +135,13 @@ class SQLiteStorage:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Finish what was begun, and close, when this was the last user."""
+        """Finish what was begun, and close, when this was the last user. That goes on where the caller is cancelled."""
+        leaving = asyncio.get_running_loop().create_task(self._leave())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+        await asyncio.shield(leaving)
+
+    async def _leave(self) -> None:
         async with self._turns:
             if self._open is None:
                 return  # in a forked child: it is open in the parent

@@ -128,6 +128,24 @@ async def test_a_full_disk_is_unavailable_and_nothing_is_half_written(storage: S
     assert len((await loaded(storage, "one")).rows) == 2
 
 
+async def test_closing_goes_on_where_its_caller_is_cancelled(path: Path) -> None:
+    """Contract 1: at any moment; nothing of it is left behind, and the next who opens waits for its end."""
+    for turns in range(1, 12):
+        storage = SQLiteStorage(path)
+        await storage.__aenter__()
+        await storage.create(new_run(f"run-{turns}"))
+        await storage.read_header("nobody")
+        opened = storage._open
+        closing = asyncio.create_task(storage.__aexit__(None, None, None))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        async with storage:
+            assert opened is not None and opened._writer is not None and not opened._writer.thread.is_alive()
+            assert await storage.read_header(f"run-{turns}") is not None
+
+
 async def test_a_cancelled_caller_leaves_a_whole_commit(storage: SQLiteStorage) -> None:
     """S15.6, contract 15: the caller goes, the transaction is finished, the storage goes on."""
     header = await held(storage, "one")
