@@ -95,6 +95,7 @@ class Cluster:
         """The same, and its connections to the database are gone: what was under way in them is through, or never was."""
         await self.crash(engine)
         if not self.in_memory:
+            engine._host.has_storage = False  # pyright: ignore[reportPrivateUsage]
             await engine.storage.__aexit__(None, None, None)
             self._dead.remove(engine)
 
