@@ -6,7 +6,6 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -385,17 +384,6 @@ async def test_an_end_is_told_where_somebody_listens(storage: PostgresStorage, s
 
 
 # --- connections that are lost
-
-
-@pytest.fixture
-async def wired(server: Server, schema: str, tmp_path: Path) -> AsyncIterator[tuple[PostgresStorage, Wire]]:
-    """A storage behind a wire that can lose answers."""
-    folder = tmp_path / "w"
-    folder.mkdir()
-    async with Wire(server, folder) as wire:
-        async with PostgresStorage(wire.url(), schema=schema) as storage:
-            await storage.register("w", LEASE)
-            yield storage, wire
 
 
 async def test_a_commit_whose_answer_is_lost_is_found(wired: tuple[PostgresStorage, Wire]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -226,17 +225,6 @@ async def committing(server: Server, number: int = 1) -> None:
     async with asyncio.timeout(30):
         while (await server.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))[0][0] < number:
             pass
-
-
-@pytest.fixture
-async def wired(server: Server, schema: str, tmp_path: Path) -> AsyncIterator[tuple[PostgresStorage, Wire]]:
-    """A storage behind a wire that can be cut."""
-    folder = tmp_path / "w"
-    folder.mkdir()
-    async with Wire(server, folder) as wire:
-        async with PostgresStorage(wire.url(), schema=schema) as storage:
-            await storage.register("w", LEASE)
-            yield storage, wire
 
 
 @pytest.mark.parametrize("limits", [(), (Limit("order", concurrency=5),)])
