@@ -77,7 +77,7 @@ class Workflow(Definition, StepMethods, Generic[InputT, DataT]):
         gone = tuple(drop)
         if not all(isinstance(path, str) for path in gone):
             raise InvalidWorkflow(f"{self._owner()}: drop must be a list of paths, got {shown(gone)}")
-        names = tuple((exact(path), exact(name)) if isinstance(name, str) else (path, name) for path, name in (rename or {}).items())
+        names = tuple((_exact(path), _exact(name)) for path, name in (rename or {}).items())
         migration = Migration(old, names, frozenset(map(exact, gone)))
         check_migration(self, migration, self._owner())
         return self._set(migrations=(*self.migrations, migration))
@@ -127,3 +127,7 @@ def create_workflow(
     )
     check_header(workflow)
     return workflow
+
+
+def _exact(path: str) -> str:
+    return exact(path) if isinstance(path, str) else path  # what is no text is refused, with the others, by `check_migration`

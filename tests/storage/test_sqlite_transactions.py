@@ -262,7 +262,7 @@ def _demand_parents(storage: SQLiteStorage) -> None:
             "CREATE TABLE kids (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
         )
     writer = storage._parts().port()._writer  # pyright: ignore[reportPrivateUsage]
-    writer.connection.execute("PRAGMA foreign_keys = ON")
+    sqlite3.Connection.execute(writer.connection, "PRAGMA foreign_keys = ON")
 
 
 async def _expires_at(storage: SQLiteStorage) -> int:
